@@ -1,0 +1,1 @@
+"""Earmark takes recordings and chats, keeps them, processes them and gives them back."""

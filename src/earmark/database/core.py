@@ -1,0 +1,229 @@
+"""The connection to one of the two databases, and transactions bound to one organization."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import sqlalchemy as sa
+from sqlalchemy import event
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.sql.selectable import Join
+
+from earmark.errors import SettingsError, UnavailableError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from uuid import UUID
+
+    from sqlalchemy.sql.dml import ReturningInsert
+
+BUSY_SECONDS = 15
+"""How long a SQLite transaction waits for another process's before the caller is told to retry."""
+
+POOL_SIZE = 10
+"""Connections of one process; more threads than this wait for one."""
+
+
+class Scope:
+    """One open transaction, bound to one organization, or to none for the service's own work.
+
+    What is executed here sees and changes only rows of that organization: each selected, updated
+    or deleted table is filtered, each insert is stamped. PostgreSQL's row-level security holds
+    the same line once more, underneath.
+    """
+
+    def __init__(self, connection: sa.Connection, organization_id: UUID | None) -> None:
+        self.connection = connection
+        self.organization_id = organization_id
+
+    def rows(self, statement: sa.Executable) -> Sequence[sa.Row[Any]]:
+        """All rows of a statement."""
+        return self.connection.execute(self._bound(statement)).all()
+
+    def row(self, statement: sa.Executable) -> sa.Row[Any] | None:
+        """The first row of a statement, if any."""
+        return self.connection.execute(self._bound(statement)).first()
+
+    def run(self, statement: sa.Executable) -> int:
+        """Executes a statement; returns how many rows it matched."""
+        return self.connection.execute(self._bound(statement)).rowcount
+
+    def insert(self, table: sa.Table, *rows: Mapping[str, Any]) -> None:
+        """Adds rows; the organization is stamped on them."""
+        if rows:
+            self.connection.execute(sa.insert(table), [self._stamped(table, row) for row in rows])
+
+    def insert_if_absent(self, table: sa.Table, values: Mapping[str, Any]) -> bool:
+        """Adds a row unless one with an equal key stands; says whether it was added."""
+        statement: ReturningInsert[Any]
+        stamped = self._stamped(table, values)
+        first = next(iter(table.primary_key.columns))
+        if self.is_postgresql:
+            insert = postgresql.insert(table).values(stamped).on_conflict_do_nothing()
+            statement = insert.returning(first)
+        else:
+            other = sqlite.insert(table).values(stamped).on_conflict_do_nothing()
+            statement = other.returning(first)
+        return self.connection.execute(statement).first() is not None
+
+    @property
+    def is_postgresql(self) -> bool:
+        """Whether this is PostgreSQL; else it is SQLite."""
+        return self.connection.dialect.name == "postgresql"
+
+    def serialise(self, *names: str, shared: bool = False) -> None:
+        """Waits for other transactions that named the same thing, until this one ends.
+
+        Shared holders do not wait for each other. SQLite needs none of it: one writer at a time.
+        """
+        if self.is_postgresql:
+            lock = (
+                sa.func.pg_advisory_xact_lock_shared if shared else sa.func.pg_advisory_xact_lock
+            )
+            key = sa.func.hashtextextended("\0".join(names).replace("\0", " "), 0)
+            self.connection.execute(sa.select(lock(key)))
+
+    def _stamped(self, table: sa.Table, values: Mapping[str, Any]) -> dict[str, Any]:
+        if self.organization_id is None or "organization_id" not in table.c:
+            return dict(values)
+        return {**values, "organization_id": self.organization_id}
+
+    def _bound(self, statement: sa.Executable) -> sa.Executable:
+        if self.organization_id is None:
+            return statement
+        if isinstance(statement, sa.Select):
+            for source in statement.get_final_froms():
+                for column in _organization_columns(source):
+                    statement = statement.where(column == self.organization_id)
+        elif isinstance(statement, sa.Update | sa.Delete):
+            for column in _organization_columns(statement.table):
+                statement = statement.where(column == self.organization_id)
+        return statement
+
+
+def _organization_columns(source: sa.FromClause) -> Iterator[sa.ColumnElement[Any]]:
+    """The organization columns of what is joined.
+
+    The optional side of an outer join is held by its reference, which carries the organization.
+    """
+    if isinstance(source, Join):
+        yield from _organization_columns(source.left)
+        if not source.isouter:
+            yield from _organization_columns(source.right)
+    elif "organization_id" in source.c:
+        yield source.c.organization_id
+
+
+class Database:
+    """One of the two databases. Every use is a transaction: `read` or `write`."""
+
+    def __init__(self, url: str) -> None:
+        """Opens nothing yet.
+
+        Args:
+            url: `sqlite:///path` or `postgresql://…`.
+
+        Raises:
+            SettingsError: another scheme, or no URL.
+        """
+        self.engine = _engine(url)
+        self._writers = self.engine.execution_options(earmark_write=True)
+        self._write_lock: contextlib.AbstractContextManager[Any] = (
+            threading.Lock() if self.is_sqlite else contextlib.nullcontext()
+        )
+
+    @property
+    def is_sqlite(self) -> bool:
+        """Whether this is SQLite; else it is PostgreSQL."""
+        return self.engine.dialect.name == "sqlite"
+
+    @contextlib.contextmanager
+    def read(self, organization_id: UUID | None) -> Iterator[Scope]:
+        """A transaction for reading.
+
+        Raises:
+            UnavailableError: the database cannot serve now.
+        """
+        with _unavailable_if_down(), self.engine.begin() as connection:
+            yield self._scope(connection, organization_id)
+
+    @contextlib.contextmanager
+    def write(self, organization_id: UUID | None) -> Iterator[Scope]:
+        """A transaction that commits when the block ends and rolls back when it raises.
+
+        On SQLite the writers of this process take turns before they ask the file for its lock,
+        since its busy handler starves some of many waiters.
+
+        Raises:
+            UnavailableError: the database cannot serve now; nothing was committed.
+        """
+        with _unavailable_if_down(), self._write_lock, self._writers.begin() as connection:
+            yield self._scope(connection, organization_id)
+
+    def close(self) -> None:
+        """Closes every pooled connection."""
+        self.engine.dispose()
+
+    def _scope(self, connection: sa.Connection, organization_id: UUID | None) -> Scope:
+        if not self.is_sqlite:
+            whose = "*" if organization_id is None else str(organization_id)
+            connection.execute(_BIND, {"whose": whose})
+        return Scope(connection, organization_id)
+
+
+_BIND = sa.text("SELECT set_config('earmark.organization', :whose, true)")
+
+
+@contextlib.contextmanager
+def _unavailable_if_down() -> Iterator[None]:
+    try:
+        yield
+    except (sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.TimeoutError) as error:
+        raise UnavailableError("the database cannot serve now") from error
+
+
+def _engine(url: str) -> sa.Engine:
+    try:
+        parsed = sa.make_url(url)
+    except sa.exc.ArgumentError:
+        parsed = sa.URL.create("none")
+    if parsed.drivername == "sqlite" and parsed.database:
+        return _sqlite(Path(parsed.database))
+    if parsed.drivername == "postgresql":
+        return sa.create_engine(
+            parsed.set(drivername="postgresql+psycopg"),
+            pool_size=POOL_SIZE,
+            max_overflow=0,
+            pool_pre_ping=True,
+            connect_args={"connect_timeout": 5, "application_name": "earmark"},
+        )
+    raise SettingsError(
+        "EARMARK_DATABASE_URL must be sqlite:///path or postgresql://user@host/name.",
+    )
+
+
+def _sqlite(path: Path) -> sa.Engine:
+    engine = sa.create_engine(
+        sa.URL.create("sqlite", database=str(path)),
+        pool_size=POOL_SIZE,
+        max_overflow=0,
+        connect_args={"timeout": BUSY_SECONDS, "check_same_thread": False},
+    )
+
+    @event.listens_for(engine, "connect")
+    def _connect(connection: Any, _record: Any) -> None:
+        connection.isolation_level = None  # transactions begin below, not in the driver
+        connection.execute("PRAGMA journal_mode=WAL")
+        # FULL, not NORMAL: with NORMAL a power loss undoes commits that were acknowledged.
+        connection.execute("PRAGMA synchronous=FULL")
+        connection.execute("PRAGMA foreign_keys=ON")
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: sa.Connection) -> None:
+        write = connection.get_execution_options().get("earmark_write")
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
+
+    return engine

@@ -1,0 +1,305 @@
+"""The tables, one definition for both databases.
+
+Every table with an `organization_id` is bound to the organization of the transaction: by
+`Scope` on both databases and by row-level security on PostgreSQL. References between such tables
+carry the organization too, so that no row can point across organizations.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.types import TypeDecorator
+from typing_extensions import override
+
+if TYPE_CHECKING:
+    from sqlalchemy.engine import Dialect
+
+
+class Instant(TypeDecorator[datetime]):
+    """An aware UTC datetime: timestamptz on PostgreSQL, sortable fixed-width text on SQLite."""
+
+    impl = sa.DateTime(timezone=True)
+    cache_ok = True
+
+    @override
+    def load_dialect_impl(self, dialect: Dialect) -> Any:
+        """See TypeDecorator."""
+        if dialect.name == "sqlite":
+            return dialect.type_descriptor(sa.String(27))
+        return dialect.type_descriptor(sa.DateTime(timezone=True))
+
+    @override
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> Any:
+        """See TypeDecorator."""
+        if value is None or dialect.name != "sqlite":
+            return value
+        text = value.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="microseconds")
+        return f"{text}Z"
+
+    @override
+    def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:
+        """See TypeDecorator."""
+        if value is None:
+            return None
+        if dialect.name == "sqlite":
+            return datetime.fromisoformat(value)
+        result: datetime = value.astimezone(UTC)
+        return result
+
+
+# Bytewise on both databases, so that names compare and range-scan alike.
+_CODE = sa.Text().with_variant(postgresql.TEXT(collation="C"), "postgresql")
+_JSON = sa.JSON(none_as_null=True).with_variant(postgresql.JSONB(none_as_null=True), "postgresql")
+# SQLite numbers rows by itself only for its own INTEGER.
+_SERIAL = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+
+metadata = sa.MetaData(
+    naming_convention={
+        "pk": "pk_%(table_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+    },
+)
+
+organization = sa.Table(
+    "organization",
+    metadata,
+    sa.Column("id", sa.Uuid, primary_key=True),
+    sa.Column("name", _CODE, nullable=False, unique=True),
+    sa.Column("created_at", Instant, nullable=False),
+)
+
+
+def _organization(**options: Any) -> sa.Column[Any]:
+    return sa.Column(
+        "organization_id", sa.Uuid, sa.ForeignKey("organization.id"), nullable=False, **options
+    )
+
+
+client = sa.Table(
+    "client",
+    metadata,
+    sa.Column("id", _CODE, primary_key=True),
+    _organization(index=True),
+    sa.Column("name", sa.Text, nullable=False),
+    sa.Column("secret_hash", sa.LargeBinary, nullable=False),
+    sa.Column("grants", _JSON, nullable=False),
+    sa.Column("created_at", Instant, nullable=False),
+    sa.Column("disabled_at", Instant),
+)
+
+signing_key = sa.Table(
+    "signing_key",
+    metadata,
+    sa.Column("id", _CODE, primary_key=True),
+    sa.Column("public_jwk", _JSON, nullable=False),
+    sa.Column("wrapped_private_key", sa.LargeBinary, nullable=False),
+    sa.Column("created_at", Instant, nullable=False),
+)
+
+hierarchy_node = sa.Table(
+    "hierarchy_node",
+    metadata,
+    sa.Column("id", sa.Uuid, primary_key=True),
+    _organization(),
+    sa.Column("parent_id", sa.Uuid),
+    sa.Column("name", sa.Text, nullable=False),
+    sa.Column("code", _CODE),
+    sa.Column("category", sa.Text),
+    sa.Column("sub_category", sa.Text),
+    sa.Column("is_active", sa.Boolean, nullable=False),
+    sa.Column("created_at", Instant, nullable=False),
+    sa.Column("modified_at", Instant, nullable=False),
+    sa.UniqueConstraint("organization_id", "id"),
+    sa.ForeignKeyConstraint(
+        ["organization_id", "parent_id"], ["hierarchy_node.organization_id", "hierarchy_node.id"]
+    ),
+)
+
+hierarchy_code = sa.Table(
+    "hierarchy_code",
+    metadata,
+    _organization(primary_key=True),
+    sa.Column("code", _CODE, primary_key=True),
+    sa.Column("node_id", sa.Uuid, nullable=False),
+    sa.Column("position", sa.Integer, nullable=False),
+    sa.ForeignKeyConstraint(
+        ["organization_id", "node_id"],
+        ["hierarchy_node.organization_id", "hierarchy_node.id"],
+        ondelete="CASCADE",
+    ),
+    sa.Index("ix_hierarchy_code_node", "organization_id", "node_id"),
+    comment="every name of a node on uploads: its code at position 0, its other codes after it",
+)
+
+hierarchy_closure = sa.Table(
+    "hierarchy_closure",
+    metadata,
+    _organization(primary_key=True),
+    sa.Column("ancestor_id", sa.Uuid, primary_key=True),
+    sa.Column("descendant_id", sa.Uuid, primary_key=True),
+    sa.Column("depth", sa.Integer, nullable=False),
+    sa.ForeignKeyConstraint(
+        ["organization_id", "ancestor_id"],
+        ["hierarchy_node.organization_id", "hierarchy_node.id"],
+    ),
+    sa.ForeignKeyConstraint(
+        ["organization_id", "descendant_id"],
+        ["hierarchy_node.organization_id", "hierarchy_node.id"],
+    ),
+    sa.Index("ix_hierarchy_closure_descendant", "organization_id", "descendant_id"),
+    comment="every node with each of its ancestors, itself included at depth 0",
+)
+
+agent = sa.Table(
+    "agent",
+    metadata,
+    sa.Column("id", sa.Uuid, primary_key=True),
+    _organization(),
+    sa.Column("code", _CODE),
+    sa.Column("first_name", sa.Text, nullable=False),
+    sa.Column("last_name", sa.Text, nullable=False),
+    sa.Column("email", sa.Text, nullable=False),
+    sa.Column("is_active", sa.Boolean, nullable=False),
+    sa.Column("user_id", sa.Text),
+    sa.Column("manager_id", sa.Text),
+    sa.Column("start_date", sa.Text),
+    sa.Column("created_at", Instant, nullable=False),
+    sa.Column("modified_at", Instant, nullable=False),
+    sa.UniqueConstraint("organization_id", "id"),
+    sa.UniqueConstraint("organization_id", "code"),
+)
+
+agent_node = sa.Table(
+    "agent_node",
+    metadata,
+    _organization(primary_key=True),
+    sa.Column("agent_id", sa.Uuid, primary_key=True),
+    sa.Column("node_id", sa.Uuid, primary_key=True),
+    sa.ForeignKeyConstraint(
+        ["organization_id", "agent_id"], ["agent.organization_id", "agent.id"], ondelete="CASCADE"
+    ),
+    sa.ForeignKeyConstraint(
+        ["organization_id", "node_id"],
+        ["hierarchy_node.organization_id", "hierarchy_node.id"],
+    ),
+    comment="direct assignments; the parents follow by hierarchy_closure",
+)
+
+interaction = sa.Table(
+    "interaction",
+    metadata,
+    sa.Column("id", sa.Uuid, primary_key=True),
+    _organization(),
+    sa.Column("file_name", _CODE, nullable=False),
+    sa.Column("media_type", sa.String(8), nullable=False),
+    sa.Column("status", sa.String(16), nullable=False),
+    sa.Column("round", sa.Integer, nullable=False),
+    sa.Column("received_at", Instant, nullable=False),
+    sa.Column("occurred_at", Instant, nullable=False),
+    sa.Column("interaction_at", Instant),
+    sa.Column("interaction_offset_minutes", sa.Integer),
+    sa.Column("interaction_date_sent", sa.Text),
+    sa.Column("direction", sa.String(8)),
+    sa.Column("customer_name", sa.Text),
+    sa.Column("customer_phone", sa.Text),
+    sa.Column("customer_email", sa.Text),
+    sa.Column("agent_id", sa.Uuid),
+    sa.Column("agent_code", _CODE),
+    sa.Column("agent_first_name", sa.Text),
+    sa.Column("agent_last_name", sa.Text),
+    sa.Column("hierarchy_node_id", sa.Uuid),
+    sa.Column("apply_hierarchy_to_agent", sa.Boolean, nullable=False),
+    sa.Column("locale", sa.String(8), nullable=False),
+    sa.Column("client_call_id", _CODE),
+    sa.Column("extended", _JSON, nullable=False),
+    sa.Column("metadata_sent", sa.Text, nullable=False),
+    sa.Column("size_bytes", sa.BigInteger, nullable=False),
+    sa.Column("sha256", sa.LargeBinary(32), nullable=False),
+    sa.Column("audio", _JSON),
+    sa.Column("warnings", _JSON, nullable=False),
+    sa.UniqueConstraint("organization_id", "id"),
+    sa.UniqueConstraint("organization_id", "file_name"),
+    sa.ForeignKeyConstraint(
+        ["organization_id", "agent_id"], ["agent.organization_id", "agent.id"]
+    ),
+    sa.ForeignKeyConstraint(
+        ["organization_id", "hierarchy_node_id"],
+        ["hierarchy_node.organization_id", "hierarchy_node.id"],
+    ),
+    sa.Index("ix_interaction_newest", "organization_id", "occurred_at", "id"),
+    sa.Index("ix_interaction_agent", "organization_id", "agent_id", "occurred_at", "id"),
+    sa.Index(
+        "ix_interaction_hierarchy", "organization_id", "hierarchy_node_id", "occurred_at", "id"
+    ),
+    sa.Index("ix_interaction_agent_code", "organization_id", "agent_code"),
+    sa.Index("ix_interaction_client_call_id", "organization_id", "client_call_id"),
+    sa.Index(
+        "ix_interaction_unfinished",
+        "status",
+        "id",
+        sqlite_where=sa.text("status IN ('received', 'processing')"),
+        postgresql_where=sa.text("status IN ('received', 'processing')"),
+    ),
+)
+
+step = sa.Table(
+    "step",
+    metadata,
+    _organization(primary_key=True),
+    sa.Column("interaction_id", sa.Uuid, primary_key=True),
+    sa.Column("name", sa.String(32), primary_key=True),
+    sa.Column("position", sa.Integer, nullable=False),
+    sa.Column("status", sa.String(16), nullable=False),
+    sa.Column("attempts", sa.Integer, nullable=False),
+    sa.Column("started_at", Instant),
+    sa.Column("finished_at", Instant),
+    sa.Column("error_code", sa.Text),
+    sa.Column("error_message", sa.Text),
+    sa.ForeignKeyConstraint(
+        ["organization_id", "interaction_id"],
+        ["interaction.organization_id", "interaction.id"],
+        ondelete="CASCADE",
+    ),
+)
+
+audit = sa.Table(
+    "audit",
+    metadata,
+    sa.Column("sequence", _SERIAL, primary_key=True, autoincrement=True),
+    _organization(index=True),
+    sa.Column("at", Instant, nullable=False),
+    sa.Column("actor", sa.Text, nullable=False),
+    sa.Column("action", sa.String(64), nullable=False),
+    sa.Column("subject", sa.Text, nullable=False),
+    sa.Column("detail", _JSON, nullable=False),
+    sqlite_autoincrement=True,
+    comment="who did what; append only",
+)
+
+event = sa.Table(
+    "event",
+    metadata,
+    sa.Column("sequence", _SERIAL, primary_key=True, autoincrement=True),
+    _organization(index=True),
+    sa.Column("at", Instant, nullable=False),
+    sa.Column("kind", sa.String(64), nullable=False),
+    sa.Column("interaction_id", sa.Uuid, nullable=False),
+    sa.Column("detail", _JSON, nullable=False),
+    sqlite_autoincrement=True,
+    comment="what happened to interactions, in order, for those who are told of it",
+)
+
+worker = sa.Table(
+    "worker",
+    metadata,
+    sa.Column("id", _CODE, primary_key=True),
+    sa.Column("started_at", Instant, nullable=False),
+    sa.Column("seen_at", Instant, nullable=False),
+    comment="worker processes and their last heartbeat",
+)

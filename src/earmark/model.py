@@ -1,0 +1,376 @@
+"""Domain types and the rules that need nothing but their own values.
+
+Frozen facts only: no I/O, no clock, no wire format. The words are those of docs/terms.md.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+import unicodedata
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta, timezone
+from enum import StrEnum
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+MAX_FILE_NAME_BYTES = 1024
+"""Normalised FileName in UTF-8; fits a B-tree entry on both databases."""
+
+MAX_INDEXED_CHARACTERS = 512
+"""Codes and call ids that are looked up: 4 bytes each still fit a PostgreSQL B-tree entry."""
+
+
+class MediaType(StrEnum):
+    """What an upload holds."""
+
+    AUDIO = "audio"
+    CHAT = "chat"
+
+
+EXTENSIONS: Mapping[MediaType, frozenset[str]] = MappingProxyType(
+    {
+        MediaType.AUDIO: frozenset({".wav", ".mp3", ".mp4", ".ogg", ".opus", ".m4a"}),
+        MediaType.CHAT: frozenset({".tar", ".zip"}),
+    },
+)
+"""The eight extensions of the contract, lower case with the dot."""
+
+LOCALES = frozenset({"en-US", "es-MX"})
+DEFAULT_LOCALE = "en-US"
+
+
+class Direction(StrEnum):
+    """Which side started the call."""
+
+    INBOUND = "inbound"
+    OUTBOUND = "outbound"
+
+
+class Status(StrEnum):
+    """Where an interaction stands."""
+
+    RECEIVED = "received"
+    """Durable and promised; waits for the dispatcher."""
+    PROCESSING = "processing"
+    READY = "ready"
+    FAILED = "failed"
+
+
+class StepStatus(StrEnum):
+    """Where one processing step of one interaction stands."""
+
+    RUNNING = "running"
+    DONE = "done"
+    SKIPPED = "skipped"
+    FAILED = "failed"
+
+
+class Grant(StrEnum):
+    """What an API client may do inside its organization."""
+
+    INGEST = "ingest"
+    READ = "read"
+    MANAGE = "manage"
+    DELETE = "delete"
+
+
+DEFAULT_GRANTS = frozenset({Grant.INGEST, Grant.READ, Grant.MANAGE})
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """Who is calling: the only source of the organization in every request."""
+
+    organization_id: UUID
+    client_id: str
+    grants: frozenset[Grant]
+
+
+@dataclass(frozen=True, slots=True)
+class Client:
+    """An API client of one organization; its secret is known only as a keyed hash."""
+
+    id: str
+    organization_id: UUID
+    organization_name: str
+    name: str
+    grants: frozenset[Grant]
+    created_at: datetime
+    disabled_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Customer:
+    """The customer as the upload named them."""
+
+    name: str | None = None
+    phone: str | None = None
+    email: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AgentSent:
+    """The agent as the upload named them; `code` joins to an Agent."""
+
+    code: str | None = None
+    first_name: str | None = None
+    last_name: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class InteractionDate:
+    """When the interaction took place.
+
+    Attributes:
+        instant: in UTC, microseconds; finer fractions are cut.
+        offset_minutes: east of UTC as given; None when none was given.
+        sent: the text as sent.
+    """
+
+    instant: datetime
+    offset_minutes: int | None
+    sent: str
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """One upload's metadata, typed and normalised. Which organization it is for is not in it."""
+
+    file_name: str
+    media_type: MediaType
+    metadata_sent: str
+    direction: Direction | None = None
+    customer: Customer = Customer()
+    agent: AgentSent = AgentSent()
+    interaction_date: InteractionDate | None = None
+    extended: Mapping[str, Any] = field(default_factory=dict)
+    hierarchy_id: UUID | None = None
+    hierarchy_code: str | None = None
+    apply_hierarchy_to_agent: bool = False
+    locale: str = DEFAULT_LOCALE
+    client_call_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AudioFacts:
+    """What a recording is, by decoding all of it.
+
+    Attributes:
+        duration_seconds: decoded; `header_duration_seconds` is what the file claims, if it does.
+    """
+
+    container: str
+    codec: str
+    sample_rate_hz: int
+    channels: int
+    duration_seconds: float
+    header_duration_seconds: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Warn:
+    """Something a person should know about an interaction that is no failure."""
+
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Cause:
+    """Why a step failed or was skipped: a stable code, and a sentence with the mend."""
+
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One processing step of one interaction."""
+
+    name: str
+    status: StepStatus
+    attempts: int
+    started_at: datetime | None
+    finished_at: datetime | None
+    error: Cause | None
+
+
+@dataclass(frozen=True, slots=True)
+class NodeRef:
+    """The hierarchy node of an interaction."""
+
+    id: UUID
+    code: str | None
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Interaction:
+    """A stored interaction as it is read back.
+
+    Attributes:
+        agent_id: the joined agent; None while no agent has the code.
+        round: how often its processing was started, from 1.
+        sha256: 32 bytes, of the media as stored.
+    """
+
+    id: UUID
+    file_name: str
+    media_type: MediaType
+    status: Status
+    round: int
+    received_at: datetime
+    interaction_date: InteractionDate | None
+    direction: Direction | None
+    customer: Customer
+    agent_id: UUID | None
+    agent: AgentSent
+    hierarchy: NodeRef | None
+    locale: str
+    client_call_id: str | None
+    extended: Mapping[str, Any]
+    metadata_sent: str
+    size_bytes: int
+    sha256: bytes
+    audio: AudioFacts | None
+    warnings: tuple[Warn, ...]
+    steps: tuple[Step, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Agent:
+    """A person who handles interactions. `code` is unique in the organization."""
+
+    id: UUID
+    first_name: str
+    last_name: str
+    email: str
+    code: str | None
+    is_active: bool
+    user_id: str | None
+    manager_id: str | None
+    start_date: str | None
+    created_at: datetime
+    modified_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class HierarchyNode:
+    """A place in the organization's tree. `code` and every one of `codes` name it on uploads.
+
+    Attributes:
+        depth: 0 for a top-level node.
+    """
+
+    id: UUID
+    parent_id: UUID | None
+    name: str
+    code: str | None
+    codes: tuple[str, ...]
+    category: str | None
+    sub_category: str | None
+    is_active: bool
+    depth: int
+    created_at: datetime
+    modified_at: datetime
+
+
+def new_id() -> UUID:
+    """A time-ordered UUID, so that new rows stay together in the index. Source: RFC 9562, v7."""
+    milliseconds = time.time_ns() // 1_000_000
+    random = int.from_bytes(os.urandom(10), "big")
+    high, low = random >> 62 & 0xFFF, random & (1 << 62) - 1
+    return UUID(int=milliseconds << 80 | 0x7 << 76 | high << 64 | 0b10 << 62 | low)
+
+
+def now() -> datetime:
+    """The present instant in UTC."""
+    return datetime.now(UTC)
+
+
+def normalise_file_name(sent: str) -> str:
+    r"""The name under which an interaction is stored and found.
+
+    NFC; a backslash becomes a slash; leading and repeated slashes are dropped.
+
+    Raises:
+        ValueError: the name is unsafe; the message names the rule and its mend. Every rule holds
+            for the NFKC form too, so that no lookalike passes.
+    """
+    name = unicodedata.normalize("NFC", re.sub(r"[\\/]+", "/", sent).lstrip("/"))
+    try:
+        size = len(name.encode())
+    except UnicodeEncodeError:
+        raise ValueError(
+            "The name holds half of a surrogate pair; send whole characters."
+        ) from None
+    if size > MAX_FILE_NAME_BYTES:
+        raise ValueError(f"The name is longer than {MAX_FILE_NAME_BYTES:,} bytes; shorten it.")
+    for form in (name, unicodedata.normalize("NFKC", name)):
+        if any(unicodedata.category(character) == "Cc" for character in form):
+            raise ValueError("The name holds a control character; remove it.")
+        if {".", ".."} & set(re.split(r"[\\/]", form)):
+            raise ValueError('The name holds a "." or ".." segment; remove it.')
+    if not stem(name):
+        raise ValueError("The name has nothing before its extension; add a name.")
+    return name
+
+
+def extension(name: str) -> str:
+    """The extension of a path's last segment, lower case with its dot; "" if there is none."""
+    _, dot, ending = name.rpartition(".")
+    return f".{ending.lower()}" if dot and "/" not in ending else ""
+
+
+def stem(name: str) -> str:
+    """The last segment of a path without its extension."""
+    last = name.rpartition("/")[2]
+    return last.rpartition(".")[0] if "." in last else last
+
+
+_DATE = re.compile(
+    r"(\d{4})-(\d\d)-(\d\d)"
+    r"(?:T(\d\d):(\d\d):(\d\d)(?:\.(\d{1,9}))?(?:(Z)|([+-])(\d\d):(\d\d))?)?",
+    re.ASCII,
+)
+
+
+def parse_interaction_date(sent: str) -> InteractionDate:
+    """Reads the ISO 8601 calendar forms of the contract.
+
+    Raises:
+        ValueError: another form, or a date that does not exist.
+    """
+    match = _DATE.fullmatch(sent)
+    if match is None:
+        raise ValueError("Send a date like 2022-03-18T17:56:09-04:00.")
+    year, month, day, hour, minute, second, fraction, zulu, sign, *offset = match.groups()
+    minutes = None
+    if zulu:
+        minutes = 0
+    elif sign:
+        east = timedelta(hours=int(offset[0]), minutes=int(offset[1]))
+        if int(offset[1]) > 59 or east > timedelta(hours=14):  # noqa: PLR2004
+            raise ValueError("The offset lies outside -14:00 to +14:00.")
+        minutes = int(east / timedelta(minutes=1)) * (-1 if sign == "-" else 1)
+    local = datetime(
+        int(year),
+        int(month),
+        int(day),
+        int(hour or 0),
+        int(minute or 0),
+        int(second or 0),
+        int((fraction or "").ljust(6, "0")[:6]),
+        tzinfo=timezone(timedelta(minutes=minutes or 0)),
+    )
+    try:
+        instant = local.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("The date lies outside the years 0001 to 9999 in UTC.") from None
+    return InteractionDate(instant, minutes, sent)
