@@ -53,7 +53,7 @@ class Fault:
 
     Attributes:
         why: the rule.
-        field: the metadata key or form part at fault, in the caller's own vocabulary; or "".
+        field: the field of Submission or the form part at fault; or "".
         detail: what was wrong and how to mend it, one sentence; never repeats personal data.
     """
 

@@ -244,6 +244,32 @@ class Interaction:
 
 
 @dataclass(frozen=True, slots=True)
+class Query:
+    """Which interactions to find. None, or no node, asks nothing of them.
+
+    Attributes:
+        since: inclusive, on the interaction's instant, else its arrival.
+        until: exclusive, likewise.
+        status: `PROCESSING` finds what is `RECEIVED` too.
+        agent_id: the joined agent.
+        hierarchy_ids: interactions of any of these nodes or of a node below one of them.
+        agent_code: as the upload sent it.
+        prefix: how the file name begins, bytewise.
+    """
+
+    since: datetime | None = None
+    until: datetime | None = None
+    status: Status | None = None
+    agent_id: UUID | None = None
+    hierarchy_ids: frozenset[UUID] = frozenset()
+    agent_code: str | None = None
+    locale: str | None = None
+    direction: Direction | None = None
+    client_call_id: str | None = None
+    prefix: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Agent:
     """A person who handles interactions. `code` is unique in the organization."""
 
@@ -294,6 +320,11 @@ def now() -> datetime:
     return datetime.now(UTC)
 
 
+def clean_file_name(sent: str) -> str:
+    """A file name, or how one begins, in the spelling in which names are stored; never refused."""
+    return unicodedata.normalize("NFC", re.sub(r"[\\/]+", "/", sent).lstrip("/"))
+
+
 def normalise_file_name(sent: str) -> str:
     r"""The name under which an interaction is stored and found.
 
@@ -303,7 +334,7 @@ def normalise_file_name(sent: str) -> str:
         ValueError: the name is unsafe; the message names the rule and its mend. Every rule holds
             for the NFKC form too, so that no lookalike passes.
     """
-    name = unicodedata.normalize("NFC", re.sub(r"[\\/]+", "/", sent).lstrip("/"))
+    name = clean_file_name(sent)
     try:
         size = len(name.encode())
     except UnicodeEncodeError:

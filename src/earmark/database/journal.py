@@ -25,6 +25,7 @@ def record(
     """Adds an audit row: `actor` did `action` to `subject`.
 
     Args:
+        scope: the transaction of what is told.
         actor: "client:<id>", "worker" or "operator".
         action: noun and verb, like "interaction.receive".
         subject: the id of what it was done to.

@@ -7,55 +7,11 @@ carry the organization too, so that no row can point across organizations.
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql
-from sqlalchemy.types import TypeDecorator
-from typing_extensions import override
 
-if TYPE_CHECKING:
-    from sqlalchemy.engine import Dialect
-
-
-class Instant(TypeDecorator[datetime]):
-    """An aware UTC datetime: timestamptz on PostgreSQL, sortable fixed-width text on SQLite."""
-
-    impl = sa.DateTime(timezone=True)
-    cache_ok = True
-
-    @override
-    def load_dialect_impl(self, dialect: Dialect) -> Any:
-        """See TypeDecorator."""
-        if dialect.name == "sqlite":
-            return dialect.type_descriptor(sa.String(27))
-        return dialect.type_descriptor(sa.DateTime(timezone=True))
-
-    @override
-    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> Any:
-        """See TypeDecorator."""
-        if value is None or dialect.name != "sqlite":
-            return value
-        text = value.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="microseconds")
-        return f"{text}Z"
-
-    @override
-    def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:
-        """See TypeDecorator."""
-        if value is None:
-            return None
-        if dialect.name == "sqlite":
-            return datetime.fromisoformat(value)
-        result: datetime = value.astimezone(UTC)
-        return result
-
-
-# Bytewise on both databases, so that names compare and range-scan alike.
-_CODE = sa.Text().with_variant(postgresql.TEXT(collation="C"), "postgresql")
-_JSON = sa.JSON(none_as_null=True).with_variant(postgresql.JSONB(none_as_null=True), "postgresql")
-# SQLite numbers rows by itself only for its own INTEGER.
-_SERIAL = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+from earmark.database.types import CODE, JSON, SERIAL, Instant
 
 metadata = sa.MetaData(
     naming_convention={
@@ -70,7 +26,7 @@ organization = sa.Table(
     "organization",
     metadata,
     sa.Column("id", sa.Uuid, primary_key=True),
-    sa.Column("name", _CODE, nullable=False, unique=True),
+    sa.Column("name", CODE, nullable=False, unique=True),
     sa.Column("created_at", Instant, nullable=False),
 )
 
@@ -84,11 +40,11 @@ def _organization(**options: Any) -> sa.Column[Any]:
 client = sa.Table(
     "client",
     metadata,
-    sa.Column("id", _CODE, primary_key=True),
+    sa.Column("id", CODE, primary_key=True),
     _organization(index=True),
     sa.Column("name", sa.Text, nullable=False),
     sa.Column("secret_hash", sa.LargeBinary, nullable=False),
-    sa.Column("grants", _JSON, nullable=False),
+    sa.Column("grants", JSON, nullable=False),
     sa.Column("created_at", Instant, nullable=False),
     sa.Column("disabled_at", Instant),
 )
@@ -96,8 +52,8 @@ client = sa.Table(
 signing_key = sa.Table(
     "signing_key",
     metadata,
-    sa.Column("id", _CODE, primary_key=True),
-    sa.Column("public_jwk", _JSON, nullable=False),
+    sa.Column("id", CODE, primary_key=True),
+    sa.Column("public_jwk", JSON, nullable=False),
     sa.Column("wrapped_private_key", sa.LargeBinary, nullable=False),
     sa.Column("created_at", Instant, nullable=False),
 )
@@ -109,7 +65,7 @@ hierarchy_node = sa.Table(
     _organization(),
     sa.Column("parent_id", sa.Uuid),
     sa.Column("name", sa.Text, nullable=False),
-    sa.Column("code", _CODE),
+    sa.Column("code", CODE),
     sa.Column("category", sa.Text),
     sa.Column("sub_category", sa.Text),
     sa.Column("is_active", sa.Boolean, nullable=False),
@@ -125,7 +81,7 @@ hierarchy_code = sa.Table(
     "hierarchy_code",
     metadata,
     _organization(primary_key=True),
-    sa.Column("code", _CODE, primary_key=True),
+    sa.Column("code", CODE, primary_key=True),
     sa.Column("node_id", sa.Uuid, nullable=False),
     sa.Column("position", sa.Integer, nullable=False),
     sa.ForeignKeyConstraint(
@@ -134,7 +90,7 @@ hierarchy_code = sa.Table(
         ondelete="CASCADE",
     ),
     sa.Index("ix_hierarchy_code_node", "organization_id", "node_id"),
-    comment="every name of a node on uploads: its code at position 0, its other codes after it",
+    comment="every name of a node on uploads: its code first, then its other codes",
 )
 
 hierarchy_closure = sa.Table(
@@ -161,7 +117,7 @@ agent = sa.Table(
     metadata,
     sa.Column("id", sa.Uuid, primary_key=True),
     _organization(),
-    sa.Column("code", _CODE),
+    sa.Column("code", CODE),
     sa.Column("first_name", sa.Text, nullable=False),
     sa.Column("last_name", sa.Text, nullable=False),
     sa.Column("email", sa.Text, nullable=False),
@@ -196,7 +152,7 @@ interaction = sa.Table(
     metadata,
     sa.Column("id", sa.Uuid, primary_key=True),
     _organization(),
-    sa.Column("file_name", _CODE, nullable=False),
+    sa.Column("file_name", CODE, nullable=False),
     sa.Column("media_type", sa.String(8), nullable=False),
     sa.Column("status", sa.String(16), nullable=False),
     sa.Column("round", sa.Integer, nullable=False),
@@ -210,19 +166,19 @@ interaction = sa.Table(
     sa.Column("customer_phone", sa.Text),
     sa.Column("customer_email", sa.Text),
     sa.Column("agent_id", sa.Uuid),
-    sa.Column("agent_code", _CODE),
+    sa.Column("agent_code", CODE),
     sa.Column("agent_first_name", sa.Text),
     sa.Column("agent_last_name", sa.Text),
     sa.Column("hierarchy_node_id", sa.Uuid),
     sa.Column("apply_hierarchy_to_agent", sa.Boolean, nullable=False),
     sa.Column("locale", sa.String(8), nullable=False),
-    sa.Column("client_call_id", _CODE),
-    sa.Column("extended", _JSON, nullable=False),
+    sa.Column("client_call_id", CODE),
+    sa.Column("extended", JSON, nullable=False),
     sa.Column("metadata_sent", sa.Text, nullable=False),
     sa.Column("size_bytes", sa.BigInteger, nullable=False),
     sa.Column("sha256", sa.LargeBinary(32), nullable=False),
-    sa.Column("audio", _JSON),
-    sa.Column("warnings", _JSON, nullable=False),
+    sa.Column("audio", JSON),
+    sa.Column("warnings", JSON, nullable=False),
     sa.UniqueConstraint("organization_id", "id"),
     sa.UniqueConstraint("organization_id", "file_name"),
     sa.ForeignKeyConstraint(
@@ -237,11 +193,15 @@ interaction = sa.Table(
     sa.Index(
         "ix_interaction_hierarchy", "organization_id", "hierarchy_node_id", "occurred_at", "id"
     ),
-    sa.Index("ix_interaction_agent_code", "organization_id", "agent_code"),
-    sa.Index("ix_interaction_client_call_id", "organization_id", "client_call_id"),
+    sa.Index("ix_interaction_agent_code", "organization_id", "agent_code", "occurred_at", "id"),
+    sa.Index(
+        "ix_interaction_client_call_id", "organization_id", "client_call_id", "occurred_at", "id"
+    ),
+    sa.Index("ix_interaction_status", "organization_id", "status", "occurred_at", "id"),
     sa.Index(
         "ix_interaction_unfinished",
         "status",
+        "organization_id",
         "id",
         sqlite_where=sa.text("status IN ('received', 'processing')"),
         postgresql_where=sa.text("status IN ('received', 'processing')"),
@@ -271,13 +231,13 @@ step = sa.Table(
 audit = sa.Table(
     "audit",
     metadata,
-    sa.Column("sequence", _SERIAL, primary_key=True, autoincrement=True),
+    sa.Column("sequence", SERIAL, primary_key=True, autoincrement=True),
     _organization(index=True),
     sa.Column("at", Instant, nullable=False),
     sa.Column("actor", sa.Text, nullable=False),
     sa.Column("action", sa.String(64), nullable=False),
     sa.Column("subject", sa.Text, nullable=False),
-    sa.Column("detail", _JSON, nullable=False),
+    sa.Column("detail", JSON, nullable=False),
     sqlite_autoincrement=True,
     comment="who did what; append only",
 )
@@ -285,12 +245,12 @@ audit = sa.Table(
 event = sa.Table(
     "event",
     metadata,
-    sa.Column("sequence", _SERIAL, primary_key=True, autoincrement=True),
+    sa.Column("sequence", SERIAL, primary_key=True, autoincrement=True),
     _organization(index=True),
     sa.Column("at", Instant, nullable=False),
     sa.Column("kind", sa.String(64), nullable=False),
     sa.Column("interaction_id", sa.Uuid, nullable=False),
-    sa.Column("detail", _JSON, nullable=False),
+    sa.Column("detail", JSON, nullable=False),
     sqlite_autoincrement=True,
     comment="what happened to interactions, in order, for those who are told of it",
 )
@@ -298,7 +258,7 @@ event = sa.Table(
 worker = sa.Table(
     "worker",
     metadata,
-    sa.Column("id", _CODE, primary_key=True),
+    sa.Column("id", CODE, primary_key=True),
     sa.Column("started_at", Instant, nullable=False),
     sa.Column("seen_at", Instant, nullable=False),
     comment="worker processes and their last heartbeat",

@@ -1,0 +1,226 @@
+"""Starts Earmark, uploads a recording as a recorder would, and shows what became of it.
+
+Run by `./run demo`; only the standard library, so that it reads as an example of a client.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+import uuid
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+RECORDING = ROOT / "samples" / "support-call.wav"
+DATA, LOG = ROOT / ".cache" / "demo", ROOT / ".cache" / "demo.log"
+EARMARK = str(Path(sys.executable).with_name("earmark"))
+FIRST_PORT, PORTS = 8723, 50
+START_SECONDS, PROCESS_SECONDS, STOP_SECONDS = 60, 120, 20
+
+# Settings of another installation in this shell are not the demo's.
+ENVIRONMENT = {name: os.environ[name] for name in os.environ if not name.startswith("EARMARK_")}
+DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+NODE = {"name": "Appointment desk", "code": "DESK-1"}
+AGENT = {"firstName": "Ana", "lastName": "Example", "agentEmail": "ana@example.org"}
+AGENT_CODE = "A-7"
+
+
+class DemoError(Exception):
+    """What went wrong, in a sentence."""
+
+
+def main(arguments: list[str]) -> int:
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    port = free_port()
+    LOG.parent.mkdir(exist_ok=True)
+    serve = [EARMARK, "serve", "--port", str(port), "--data", str(DATA)]
+    with LOG.open("wb") as log:
+        server = subprocess.Popen(
+            serve, env=ENVIRONMENT, stdout=log, stderr=log, start_new_session=True
+        )
+    try:
+        show(f"http://127.0.0.1:{port}", server)
+        if "--once" in arguments:
+            return 0
+        print("\nServing until Ctrl-C.", flush=True)
+        print(f"The server ended with {server.wait()}; its log is {LOG}")
+    except DemoError as error:
+        ending = "\n".join(LOG.read_text().splitlines()[-15:])
+        print(f"\nThe demo failed: {error}\nThe log {LOG} ends:\n{ending}", file=sys.stderr)
+    except KeyboardInterrupt:
+        print("\nStopping.", flush=True)
+        return 0
+    finally:
+        stop(server)
+    return 1
+
+
+def show(base: str, server: subprocess.Popen[bytes]) -> None:
+    last = time.monotonic()
+
+    def tell(done: str) -> None:
+        nonlocal last
+        print(f"{time.monotonic() - last:6.2f} s  {done}", flush=True)
+        last = time.monotonic()
+
+    wait_until_ready(base, server)
+    tell(f"Earmark serves on {base}, a worker beside it")
+    client = create_client()
+    tell(f"API client {client['client_id']} created in organization {client['organization']}")
+    grant = {name: client[name] for name in ("client_id", "client_secret")}
+    form = urllib.parse.urlencode({"grant_type": "client_credentials", **grant})
+    token = ask(f"{base}/connect/token", body=form.encode())["access_token"]
+    tell("access token issued")
+    with contextlib.suppress(DemoError):  # an earlier demo may have made both
+        ask(f"{base}/Hierarchy", token, as_json(NODE))
+        ask(f"{base}/Agent", token, as_json({**AGENT, "agentCode": AGENT_CODE}))
+    nodes = [node for node in ask(f"{base}/Hierarchy/All", token) if node["code"] == NODE["code"]]
+    tell("hierarchy node and agent are there")
+    body, kind = as_form(metadata(nodes[0]["id"]))
+    answer = ask(f"{base}/Media/Upload", token, body, kind)
+    tell(f"{RECORDING.name} uploaded; the answer: {json.dumps(answer)}")
+    address = f"{base}/v1/interactions/{answer['id']}"
+    record = wait_until_processed(address, token)
+    tell(f"processing ended: {record['status']}")
+    report(record)
+    print(f"\nOpen {base}/docs for the API, {base}/health/ready for its health.")
+    print(f'Try:\n  curl -sS -H "Authorization: Bearer {token}" {address}')
+
+
+def create_client() -> dict[str, str]:
+    command = [EARMARK, "client", "create", "--org", "Demo", "--create-org", "--json"]
+    command += ["--data", str(DATA)]
+    made = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+    if made.returncode:
+        raise DemoError(f"no client was created: {made.stderr}")
+    client: dict[str, str] = json.loads(made.stdout)
+    return client
+
+
+def metadata(node_id: str) -> dict[str, Any]:
+    """Every metadata key there is."""
+    now = datetime.now().astimezone()
+    return {
+        "FileName": f"demo/{now:%Y-%m-%dT%H-%M-%S}.wav",
+        "UploadType": "Audio",
+        "CallDirection": "Inbound",
+        "Name": "Chris Example",
+        "Phone": "+1 555 0100",
+        "Email": "chris@example.org",
+        "AgentFirstName": AGENT["firstName"],
+        "AgentLastName": AGENT["lastName"],
+        "AgentCode": AGENT_CODE,
+        "InteractionDate": now.isoformat(),
+        "ExtendedMetadata": [{"queue": "general"}],
+        "ExtendedMetadataValues": {"queue": "appointments", "survey": 5},
+        "HierarchyId": node_id,
+        "HierarchyCode": NODE["code"],
+        "ApplyHierarchyToAgent": True,
+        "LocaleId": 1033,
+        "ClientCallId": f"call-{uuid.uuid4()}",
+    }
+
+
+def as_json(value: dict[str, Any]) -> bytes:
+    return json.dumps(value).encode()
+
+
+def as_form(fields: dict[str, Any]) -> tuple[bytes, str]:
+    """The upload as multipart/form-data, and its Content-Type."""
+    boundary = uuid.uuid4().hex
+    head = f"--{boundary}\r\nContent-Disposition: form-data; name="
+    first = f'{head}"metadata"\r\n\r\n{json.dumps(fields)}\r\n'
+    second = f'{head}"file"; filename="{RECORDING.name}"\r\n\r\n'
+    body = (first + second).encode() + RECORDING.read_bytes() + f"\r\n--{boundary}--\r\n".encode()
+    return body, f"multipart/form-data; boundary={boundary}"
+
+
+def ask(address: str, token: str = "", body: bytes | None = None, kind: str = "") -> Any:
+    """The answer's JSON; a POST if there is a body."""
+    request = urllib.request.Request(address, body)
+    if token:
+        request.add_header("Authorization", f"Bearer {token}")
+    if kind or (body or b"").startswith(b"{"):
+        request.add_header("Content-Type", kind or "application/json")
+    try:
+        with DIRECT.open(request, timeout=30) as answer:
+            return json.load(answer)
+    except urllib.error.HTTPError as error:
+        reason = error.read().decode(errors="replace")
+        raise DemoError(f"{address} answered {error.code}: {reason}") from error
+    except OSError as error:
+        raise DemoError(f"{address} cannot be reached: {error}") from error
+
+
+def wait_until_ready(base: str, server: subprocess.Popen[bytes]) -> None:
+    give_up, state = time.monotonic() + START_SECONDS, ""
+    while time.monotonic() < give_up and server.poll() is None:
+        with contextlib.suppress(DemoError):
+            state = ask(f"{base}/health/ready")
+            if state["worker"] != "absent":
+                return
+        time.sleep(0.1)
+    raise DemoError(f"the server is not ready: {state or 'no answer'}")
+
+
+def wait_until_processed(address: str, token: str) -> dict[str, Any]:
+    give_up = time.monotonic() + PROCESS_SECONDS
+    while time.monotonic() < give_up:
+        record: dict[str, Any] = ask(address, token)
+        if record["status"] != "processing":
+            return record
+        time.sleep(0.1)
+    raise DemoError(f"{address} still says processing after {PROCESS_SECONDS} s")
+
+
+def report(record: dict[str, Any]) -> None:
+    audio, steps = record.pop("audio"), record.pop("steps")
+    print("\nThe record:", json.dumps(record, indent=2, ensure_ascii=False))
+    print("\nThe audio:", json.dumps(audio, indent=2))
+    print("\nThe steps:")
+    for step in steps:
+        started, finished = step["started_at"], step["finished_at"]
+        took = f"{seconds_between(started, finished):6.2f} s" if started and finished else " " * 8
+        print(f"{took}  {step['name']}: {step['status']}")
+    if record["status"] != "ready":
+        raise DemoError(f"the recording was not processed: {steps}")
+
+
+def seconds_between(start: str, end: str) -> float:
+    return (datetime.fromisoformat(end) - datetime.fromisoformat(start)).total_seconds()
+
+
+def free_port() -> int:
+    for port in range(FIRST_PORT, FIRST_PORT + PORTS):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            with contextlib.suppress(OSError):
+                probe.bind(("127.0.0.1", port))
+                return port
+        print(f"Port {port} is busy; trying the next one.", flush=True)
+    sys.exit(f"No port from {FIRST_PORT} on is free.")
+
+
+def stop(server: subprocess.Popen[bytes]) -> None:
+    """Asks the server to end; if it does not, ends its whole process group, which is its own."""
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        server.terminate()
+        server.wait(STOP_SECONDS)
+        return
+    os.killpg(server.pid, signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

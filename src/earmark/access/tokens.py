@@ -1,0 +1,167 @@
+"""Access tokens: signed JWTs of RFC 9068, and a memory of those already verified."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import secrets
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+from joserfc import jwt
+from joserfc.errors import JoseError
+
+from earmark.access.cache import Cache
+from earmark.access.keys import ALGORITHM
+from earmark.errors import UnauthenticatedError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from earmark.access.keys import SigningKeys
+    from earmark.model import Client
+
+SCOPE = "acxapi"
+"""The one scope of the contract."""
+
+LIFETIME_SECONDS = 3600
+"""The `expires_in` of the contract."""
+
+TYPE = "at+jwt"
+"""No other JWT of the same keys passes as an access token. Source: RFC 9068 section 2.1."""
+
+CLOCK_SKEW_SECONDS = 60
+"""How far ahead the clock of another process, which issued the token, may be."""
+
+MAX_TOKEN_CHARACTERS = 4096
+"""Ours have about 600; a longer one is not decoded."""
+
+MAX_HEADER_CHARACTERS = 512
+"""Ours have about 110. JSON this short cannot nest past Python's recursion limit."""
+
+CACHED_TOKENS = 10_000
+"""Verified tokens remembered at once, about 1 KiB each."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """What a valid token says.
+
+    Attributes:
+        expires_at: seconds since 1970.
+    """
+
+    client_id: str
+    organization_id: UUID
+    scopes: frozenset[str]
+    expires_at: int
+
+
+class Tokens:
+    """Signs and verifies. The raw token is kept nowhere: the cache knows its SHA-256."""
+
+    def __init__(self, keys: SigningKeys, *, issuer: str, clock: Callable[[], float]) -> None:
+        self._keys = keys
+        self._issuer = issuer
+        self._clock = clock
+        self._verified: Cache[bytes, Verified] = Cache(CACHED_TOKENS)
+
+    def sign(self, client: Client) -> str:
+        """A token for the client. Source: RFC 9068 section 2.2."""
+        kid, key = self._keys.signer()
+        issued_at = int(self._clock())
+        claims = {
+            "iss": self._issuer,
+            "aud": self._issuer,
+            "sub": client.id,
+            "client_id": client.id,
+            "org": str(client.organization_id),
+            "scope": SCOPE,
+            "iat": issued_at,
+            "exp": issued_at + LIFETIME_SECONDS,
+            "jti": secrets.token_urlsafe(16),
+        }
+        header = {"alg": ALGORITHM, "typ": TYPE, "kid": kid}
+        return jwt.encode(header, claims, key, algorithms=[ALGORITHM])
+
+    def recall(self, token: str) -> Verified | None:
+        """What a token says that was verified before and has not expired; else None."""
+        digest = _digest(token)
+        known = self._verified.get(digest)
+        if known is not None and known.expires_at <= self._clock():
+            self._verified.forget(digest)
+            return None
+        return known
+
+    def verify(self, token: str) -> Verified:
+        """What a token says.
+
+        Raises:
+            UnauthenticatedError: not a valid access token of ours. The message says no more than
+                that or its expiry.
+        """
+        known = self.recall(token)
+        if known is None:
+            known = self._read(self._claims(token))
+            self._verified.put(_digest(token), known)
+        return known
+
+    def _claims(self, token: str) -> Mapping[str, Any]:
+        """The claims of a token whose signature is ours."""
+        key = self._keys.verifier(_kid(token))
+        if key is None:
+            raise _invalid()
+        try:
+            return jwt.decode(token, key, algorithms=[ALGORITHM]).claims
+        except (JoseError, ValueError):
+            raise _invalid() from None
+
+    def _read(self, claims: Mapping[str, Any]) -> Verified:
+        if claims.get("iss") != self._issuer or claims.get("aud") != self._issuer:
+            raise _invalid()
+        issued_at, expires_at = claims.get("iat"), claims.get("exp")
+        if not isinstance(issued_at, int) or not isinstance(expires_at, int):
+            raise _invalid()
+        if issued_at > self._clock() + CLOCK_SKEW_SECONDS:
+            raise _invalid()
+        if expires_at <= self._clock():
+            raise UnauthenticatedError("The access token has expired.", presented=True)
+        try:
+            return Verified(
+                client_id=str(claims["client_id"]),
+                organization_id=UUID(str(claims["org"])),
+                scopes=frozenset(str(claims["scope"]).split()),
+                expires_at=expires_at,
+            )
+        except (KeyError, ValueError):
+            raise _invalid() from None
+
+
+def _kid(token: str) -> str:
+    """The key id of something that says it is an access token of ours.
+
+    Reading the header before any library does keeps hostile ones from it: no other algorithm,
+    type or parameter gets further.
+    """
+    header, dot, _ = token.partition(".")
+    if not dot or len(token) > MAX_TOKEN_CHARACTERS or len(header) > MAX_HEADER_CHARACTERS:
+        raise _invalid()
+    try:
+        padding = "=" * (-len(header) % 4)
+        fields = json.loads(base64.urlsafe_b64decode(header + padding))
+    except ValueError:
+        raise _invalid() from None
+    kid = fields.get("kid") if isinstance(fields, dict) else None
+    if not isinstance(kid, str) or fields != {"alg": ALGORITHM, "typ": TYPE, "kid": kid}:
+        raise _invalid()
+    return kid
+
+
+def _invalid() -> UnauthenticatedError:
+    return UnauthenticatedError("The access token is not valid.", presented=True)
+
+
+def _digest(token: str) -> bytes:
+    return hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()

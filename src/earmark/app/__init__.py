@@ -1,0 +1,1 @@
+"""The composition root and the processes: the only place where modules are joined."""

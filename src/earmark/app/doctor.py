@@ -1,0 +1,124 @@
+"""`earmark doctor`: what is configured, what is missing, and how to mend it."""
+
+from __future__ import annotations
+
+import stat
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from earmark import config, sandbox
+from earmark.app.parts import Parts
+from earmark.app.secret import FILE_NAME
+from earmark.database import migrate
+from earmark.errors import EarmarkError, SettingsError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from earmark.config import Settings
+
+GIBIBYTE = 1024**3
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at.
+
+    Attributes:
+        state: "ok", "warn" (it works, and could be better) or "fail" (it does not work).
+    """
+
+    state: str
+    subject: str
+    words: str
+    mend: str = ""
+
+
+def examine(data: Path | None) -> Iterator[Finding]:
+    """Looks at everything that serving needs; changes nothing."""
+    try:
+        settings = config.load(data=data)
+    except SettingsError as error:
+        yield Finding("fail", "settings", str(error), "Correct the setting and try again.")
+        return
+    yield Finding("ok", "settings", f"data folder {settings.data.absolute()}")
+    if settings.on_sqlite and not settings.data.is_dir():
+        mend = "Start `earmark serve` once; it makes everything."
+        yield Finding("warn", "data", "the data folder is not there yet", mend)
+        return
+    parts = Parts(settings, issuer="http://localhost")
+    yield _database(parts)
+    yield _storage(parts)
+    yield _secret(parts, settings)
+    yield _worker(parts)
+    yield _sandbox()
+    yield _address(settings)
+
+
+def _database(parts: Parts) -> Finding:
+    kind = "SQLite" if parts.settings.on_sqlite else "PostgreSQL"
+    try:
+        current = migrate.is_current(parts.database)
+    except EarmarkError as error:
+        mend = "Check EARMARK_DATABASE_URL, and that the database runs."
+        return Finding("fail", "database", f"{kind}: {error}", mend)
+    if not current:
+        return Finding(
+            "fail", "database", f"{kind}, not of this version", "Run `earmark database upgrade`."
+        )
+    return Finding("ok", "database", f"{kind}, of this version")
+
+
+def _storage(parts: Parts) -> Finding:
+    reserve = parts.settings.disk_reserve
+    try:
+        parts.store.check()
+        free = parts.store.free_bytes()
+    except EarmarkError as error:
+        mend = "Check EARMARK_STORAGE_URL, and that this user may write there."
+        return Finding("fail", "storage", str(error), mend)
+    if free is None:
+        return Finding("ok", "storage", "takes and gives bytes")
+    room = f"{free / GIBIBYTE:.1f} GiB free, {reserve / GIBIBYTE:.1f} GiB kept in reserve"
+    if free < reserve + parts.settings.max_upload_bytes:
+        mend = "Make room, or lower EARMARK_DISK_RESERVE; uploads are refused at the reserve."
+        return Finding("warn" if free > reserve else "fail", "storage", room, mend)
+    return Finding("ok", "storage", room)
+
+
+def _secret(parts: Parts, settings: Settings) -> Finding:
+    path = settings.data / FILE_NAME
+    try:
+        parts.access.check()
+    except EarmarkError as error:
+        return Finding("fail", "secret key", str(error), "Give the key used so far.")
+    if settings.secret_key:
+        return Finding("ok", "secret key", "given by EARMARK_SECRET_KEY")
+    if stat.S_IMODE(path.stat().st_mode) & 0o077:
+        return Finding("fail", "secret key", "others may read it", f"Run `chmod 600 {path}`.")
+    mend = "Back it up apart from the database: without it no client can sign in."
+    return Finding("ok", "secret key", f"kept in {FILE_NAME} in the data folder", mend)
+
+
+def _worker(parts: Parts) -> Finding:
+    state = parts.readiness()["worker"]
+    if state == "alive":
+        return Finding("ok", "worker", "alive")
+    mend = "Start `earmark serve` or `earmark worker`; uploads are kept until then."
+    return Finding("warn", "worker", state, mend)
+
+
+def _sandbox() -> Finding:
+    words = sandbox.description()
+    if sandbox.available().complete:
+        return Finding("ok", "decoder", words)
+    mend = "Install bubblewrap (Debian: apt install bubblewrap)."
+    return Finding("warn", "decoder", words, mend)
+
+
+def _address(settings: Settings) -> Finding:
+    if settings.public_url:
+        return Finding("ok", "address", settings.public_url)
+    mend = "Set EARMARK_PUBLIC_URL to the address that clients use."
+    return Finding("warn", "address", "the one that `serve` listens on", mend)

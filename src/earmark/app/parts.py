@@ -1,0 +1,176 @@
+"""Joins the modules as the settings say. Whoever needs a part gets it from here."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from earmark.access import Access, Rate, parse_rate
+from earmark.app.secret import secret_key
+from earmark.database import Database, migrate, workers
+from earmark.directory import Directory
+from earmark.errors import EarmarkError, SettingsError, UnavailableError
+from earmark.intake import Intake, Limits
+from earmark.interactions import Interactions
+from earmark.model import now
+from earmark.storage import Store, open_store
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from earmark.config import Settings
+
+INTAKE_THREADS = 8
+"""Syncs and commits at once in one process. 1,000 that ran at once made a health check wait
+451 ms instead of 8; more than a few do not make a disk faster."""
+
+READINESS_SECONDS = 2.0
+"""How long an answer about readiness is repeated: anybody may ask, and asking writes a file."""
+
+
+class Parts:
+    """Every part of the service, each made when it is first asked for."""
+
+    def __init__(self, settings: Settings, *, issuer: str = "", processes: int = 1) -> None:
+        """Opens nothing yet.
+
+        Args:
+            settings: what the operator decided.
+            issuer: the public base URL where the settings name none.
+            processes: web processes that share each client's rate.
+        """
+        self.settings = settings
+        self._issuer = settings.public_url or issuer
+        self._processes = processes
+
+    @cached_property
+    def database(self) -> Database:
+        """The database; the data folder is made for SQLite."""
+        if self.settings.on_sqlite:
+            make_data_folder(self.settings)
+        return Database(self.settings.database_address)
+
+    @cached_property
+    def store(self) -> Store:
+        """Where recordings live."""
+        return open_store(self.settings.storage_address)
+
+    @cached_property
+    def access(self) -> Access:
+        """Clients and tokens."""
+        return Access(
+            self.database,
+            secret_key=secret_key(self.settings),
+            issuer=self._issuer,
+            rate_limit=_rate(self.settings.rate_limit).share(self._processes),
+        )
+
+    @cached_property
+    def intake(self) -> Intake:
+        """The way in."""
+        limits = Limits(
+            upload_bytes=self.settings.max_upload_bytes,
+            reserve_bytes=self.settings.disk_reserve,
+            buffer_bytes=self.settings.upload_buffer_bytes,
+        )
+        pool = ThreadPoolExecutor(INTAKE_THREADS, thread_name_prefix="intake")
+        return Intake(self.database, self.store, limits=limits, pool=pool)
+
+    @cached_property
+    def interactions(self) -> Interactions:
+        """The way back."""
+        return Interactions(self.database, self.store)
+
+    @cached_property
+    def directory(self) -> Directory:
+        """Agents and hierarchy."""
+        return Directory(self.database)
+
+    @cached_property
+    def readiness(self) -> Readiness:
+        """Whether this process can serve."""
+        return Readiness(self.database, self.store)
+
+    def prepare(self) -> None:
+        """Makes what can be made before a start, and refuses to start without the rest.
+
+        SQLite is upgraded here. PostgreSQL is not: several processes on several machines use it,
+        and its operator decides when.
+
+        Raises:
+            SettingsError: the database is not of this version.
+            UnavailableError: database or storage cannot be reached.
+        """
+        if self.settings.on_sqlite:
+            migrate.upgrade(self.database)
+        elif not migrate.is_current(self.database):
+            raise SettingsError(
+                "The database is not of this version; run `earmark database upgrade` first.",
+            )
+        self.store.check()
+
+
+def make_data_folder(settings: Settings) -> None:
+    """Makes the data folder, for this user only.
+
+    Raises:
+        SettingsError: it cannot be made or used.
+    """
+    try:
+        settings.data.mkdir(mode=0o700, parents=True, exist_ok=True)
+        (settings.data / ".").stat()
+    except OSError as error:
+        raise SettingsError(
+            f"EARMARK_DATA names a folder that cannot be used ({error.strerror}); "
+            "create it for this user or name another.",
+        ) from error
+
+
+def _rate(text: str) -> Rate:
+    try:
+        return parse_rate(text)
+    except ValueError as error:
+        raise SettingsError(f"EARMARK_RATE_LIMIT: {error}") from None
+
+
+@dataclass(slots=True)
+class Readiness:
+    """The state of each thing that serving needs; see `web.health`."""
+
+    database: Database
+    store: Store
+    _told_at: float = float("-inf")
+    _told: Mapping[str, str] | None = None
+
+    def __call__(self) -> Mapping[str, str]:
+        """The states; "ok" or what is wrong. Asks again after `READINESS_SECONDS`."""
+        if self._told is None or time.monotonic() - self._told_at > READINESS_SECONDS:
+            self._told = {**self._database(), "storage": self._storage()}
+            self._told_at = time.monotonic()
+        return self._told
+
+    def _database(self) -> Mapping[str, str]:
+        try:
+            migrated = migrate.is_current(self.database)
+            if not migrated:
+                mend = "behind; run earmark database upgrade"
+                return {"database": "ok", "migrations": mend, "worker": "unknown"}
+            with self.database.read(None) as scope:
+                alive = workers.any_alive(scope, now())
+        except UnavailableError:
+            return {"database": "unavailable", "migrations": "unknown", "worker": "unknown"}
+        return {
+            "database": "ok",
+            "migrations": "ok",
+            "worker": "alive" if alive else "absent",
+        }
+
+    def _storage(self) -> str:
+        try:
+            self.store.check()
+        except EarmarkError:
+            return "unavailable"
+        return "ok"

@@ -1,0 +1,187 @@
+"""What a recording is and sounds like.
+
+`sniff` judges first bytes and may be called anywhere. `listen` decodes a whole file, in the
+sandbox: this process imports neither PyAV nor numpy, only `_decode` in the child does.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+from array import array
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from earmark import sandbox
+from earmark.audio.faults import SENTENCES, fault
+from earmark.audio.kinds import (
+    HEAD_BYTES,
+    Category,
+    Kind,
+    Sniffed,
+    container_of_extension,
+    sniff,
+)
+from earmark.model import AudioFacts, Warn
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+__all__ = [
+    "HEAD_BYTES",
+    "SENTENCES",
+    "Category",
+    "Kind",
+    "Listening",
+    "Sniffed",
+    "Waveform",
+    "container_of_extension",
+    "listen",
+    "sniff",
+]
+
+_DURATION_SLACK_SECONDS = 1.0
+_DURATION_SLACK_SHARE = 0.02
+"""How far header and sound may differ unremarked: encoders pad by frames and round."""
+
+_SILENT_PEAK = 0.001
+"""Full scale is 1; -60 dB, below the noise of any line that a person spoke on."""
+
+_DAMAGE_SIGNALS = frozenset(
+    {signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGABRT, signal.SIGTRAP}
+)
+"""How a decoder ends that a file broke. Any other signal came from outside."""
+
+
+@dataclass(frozen=True, slots=True)
+class Waveform:
+    """The lowest and highest sample of each short stretch, to draw the recording.
+
+    Attributes:
+        sample_rate_hz: of the recording.
+        samples_per_pixel: how long a stretch is, in samples; the last one may be shorter.
+        channels: of the recording.
+        peaks: signed bytes, -128 to 127: for each stretch, for each channel, lowest, highest.
+    """
+
+    sample_rate_hz: int
+    samples_per_pixel: int
+    channels: int
+    peaks: bytes
+
+    @property
+    def length(self) -> int:
+        """How many stretches there are."""
+        return len(self.peaks) // (2 * self.channels)
+
+    def to_json(self) -> bytes:
+        """Write it in version 2 of the format that peaks.js and wavesurfer.js read.
+
+        Source: https://github.com/bbc/audiowaveform/blob/master/doc/DataFormat.md
+        """
+        document = {
+            "version": 2,
+            "channels": self.channels,
+            "sample_rate": self.sample_rate_hz,
+            "samples_per_pixel": self.samples_per_pixel,
+            "bits": 8,
+            "length": self.length,
+            "data": array("b", self.peaks).tolist(),
+        }
+        return json.dumps(document, separators=(",", ":")).encode()
+
+
+@dataclass(frozen=True, slots=True)
+class Listening:
+    """All that decoding a recording once tells."""
+
+    facts: AudioFacts
+    warnings: tuple[Warn, ...]
+    waveform: Waveform
+
+
+def listen(path: Path, *, limits: sandbox.Limits, extension: str = "") -> Listening:
+    """Decode a whole recording, once, in a confined child process.
+
+    Of several streams of sound the first counts; pictures are passed over.
+
+    Args:
+        path: the file; its name does not matter.
+        limits: what decoding may use.
+        extension: what the uploader called it (".mp3"), tried when the content says nothing,
+            as with an MP3 that begins in the middle of a frame.
+
+    Raises:
+        MediaError: the file is at fault; the codes are those of `SENTENCES`.
+        SandboxError: the child was ended from outside, or our own code failed in it.
+        OSError: the file cannot be read.
+    """
+    with path.open("rb") as file:
+        head = file.read(HEAD_BYTES)
+    found = sniff(head).kind
+    known = found is not Kind.UNKNOWN
+    kind = found if known else container_of_extension(extension)
+    if not head:
+        raise fault("not_audio", found="nothing at all")
+    if kind.category is not Category.AUDIO:
+        raise fault("not_audio", found=found.words)
+    arguments = {"container": kind.value, "doubtful": not known}
+    return _listening(kind, _decoded(path, limits, arguments))
+
+
+def _decoded(path: Path, limits: sandbox.Limits, arguments: dict[str, Any]) -> sandbox.Answer:
+    try:
+        return sandbox.run(f"{__name__}._decode:decode", path, limits=limits, arguments=arguments)
+    except sandbox.DeadlineExceededError as error:
+        raise fault("decode_too_slow") from error
+    except sandbox.MemoryExceededError as error:
+        raise fault("decoder_out_of_memory") from error
+    except sandbox.CrashedError as error:
+        if error.signal in _DAMAGE_SIGNALS:
+            raise fault("decoder_crashed") from error
+        raise
+
+
+def _listening(kind: Kind, answer: sandbox.Answer) -> Listening:
+    told = answer.value
+    facts = AudioFacts(
+        container=kind.value,
+        codec=told["codec"],
+        sample_rate_hz=told["sample_rate_hz"],
+        channels=told["channels"],
+        duration_seconds=told["duration_seconds"],
+        header_duration_seconds=told["header_duration_seconds"],
+    )
+    waveform = Waveform(
+        sample_rate_hz=facts.sample_rate_hz,
+        samples_per_pixel=told["samples_per_pixel"],
+        channels=facts.channels,
+        peaks=answer.blob,
+    )
+    return Listening(facts, tuple(_warnings(facts, told)), waveform)
+
+
+def _warnings(facts: AudioFacts, told: dict[str, Any]) -> list[Warn]:
+    found = [_duration_differs(facts.duration_seconds, facts.header_duration_seconds)]
+    if told["failed_packets"]:
+        share = f"{told['failed_packets']} of {told['packets']} parts"
+        found.append(
+            Warn("decode_errors", f"{share} of the recording are damaged and were left out.")
+        )
+    if told["peak"] < _SILENT_PEAK:
+        found.append(Warn("silent", "The recording is silent from beginning to end."))
+    return [warn for warn in found if warn]
+
+
+def _duration_differs(decoded: float, header: float | None) -> Warn | None:
+    if header is None:
+        return None
+    slack = max(_DURATION_SLACK_SECONDS, _DURATION_SLACK_SHARE * max(decoded, header))
+    if abs(decoded - header) <= slack:
+        return None
+    cause = "It may have been cut off." if decoded < header else "Its header is wrong."
+    return Warn(
+        "duration_differs",
+        f"The recording lasts {decoded:.1f} s though its header says {header:.1f} s. {cause}",
+    )

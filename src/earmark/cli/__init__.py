@@ -1,0 +1,208 @@
+"""The command line: a few lines for each command; what they do lives below.
+
+Heavy modules are imported by the command that needs them, so that help comes at once.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from earmark import config, telemetry
+from earmark.errors import EarmarkError, Invalid, InvalidError
+
+if TYPE_CHECKING:
+    from earmark.app.parts import Parts
+    from earmark.config import Settings
+    from earmark.model import Client, Grant
+
+app = typer.Typer(
+    name="earmark",
+    help="Takes call recordings and chats, keeps them, processes them and gives them back.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+database_app = typer.Typer(
+    help="Look after the database.", no_args_is_help=True, rich_markup_mode=None
+)
+client_app = typer.Typer(
+    help="Make and list API clients.", no_args_is_help=True, rich_markup_mode=None
+)
+app.add_typer(database_app, name="database")
+app.add_typer(client_app, name="client")
+
+Data = Annotated[
+    Path | None,
+    typer.Option(
+        help="Folder for everything kept on this machine. [EARMARK_DATA, or ./earmark-data]",
+        show_default=False,
+    ),
+]
+
+
+def main() -> None:
+    """Runs a command; what is wrong is one sentence on standard error and exit status 1."""
+    try:
+        app()
+    except EarmarkError as error:
+        typer.echo(f"earmark: {_sentence(error)}", err=True)
+        sys.exit(1)
+
+
+def _sentence(error: EarmarkError) -> str:
+    if isinstance(error, InvalidError):
+        return " ".join(fault.message for fault in error.faults)
+    return str(error)
+
+
+def _settings(data: Path | None) -> Settings:
+    settings = config.load(data=data)
+    telemetry.configure(log_format=settings.log_format, level=settings.log_level)
+    return settings
+
+
+def _parts(data: Path | None) -> Parts:
+    from earmark.app.parts import Parts
+
+    parts = Parts(_settings(data))
+    parts.prepare()
+    return parts
+
+
+@app.command()
+def serve(
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on.", min=1, max=65535)] = 8723,
+    data: Data = None,
+    web_processes: Annotated[int, typer.Option(help="Web processes.", min=1, max=64)] = 1,
+    no_worker: Annotated[
+        bool, typer.Option("--no-worker", help="Start no worker beside them.")
+    ] = False,
+    tls_cert: Annotated[Path | None, typer.Option(help="PEM file with the certificate.")] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="PEM file with its key.")] = None,
+    insecure_http: Annotated[
+        bool,
+        typer.Option("--insecure-http", help="Allow plain HTTP beyond this machine."),
+    ] = False,
+) -> None:
+    """Serve the APIs, with a worker beside them. SQLite is upgraded on the way."""
+    from earmark.app.serve import Listen, serve
+
+    listen = Listen(
+        host=host,
+        port=port,
+        web_processes=web_processes,
+        worker=not no_worker,
+        tls_cert=tls_cert,
+        tls_key=tls_key,
+        insecure_http=insecure_http,
+    )
+    serve(_settings(data), listen)
+
+
+@app.command()
+def worker(data: Data = None) -> None:
+    """Process what was received, on this machine, until stopped."""
+    from earmark.app.worker_process import work
+
+    work(_settings(data))
+
+
+@database_app.command("upgrade")
+def database_upgrade(data: Data = None) -> None:
+    """Bring the database to this version. PostgreSQL is upgraded by this command only."""
+    from earmark.app.parts import Parts
+    from earmark.app.worker_process import upgrade
+
+    upgrade(Parts(_settings(data)))
+    typer.echo("The database is of this version.")
+
+
+@client_app.command("create")
+def client_create(
+    org: Annotated[str, typer.Option(help="Name of the organization it belongs to.")],
+    create_org: Annotated[
+        bool, typer.Option("--create-org", help="Make the organization if it is not there.")
+    ] = False,
+    name: Annotated[str, typer.Option(help="Label, to tell clients apart.")] = "client",
+    grant: Annotated[
+        str, typer.Option(help="Comma-separated: ingest, read, manage, delete.")
+    ] = "ingest,read,manage",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    data: Data = None,
+) -> None:
+    """Make an API client and print its secret, which is shown this once."""
+    made = _parts(data).access.create_client(
+        organization=org, create_organization=create_org, name=name, grants=_grants(grant)
+    )
+    facts = {
+        "organization": made.client.organization_name,
+        "client_id": made.client.id,
+        "client_secret": made.secret,
+    }
+    if as_json:
+        typer.echo(json.dumps(facts))
+        return
+    for key, value in facts.items():
+        typer.echo(f"{key:14} {value}")
+    typer.echo("Keep the secret now: it is not shown again.", err=True)
+
+
+@client_app.command("list")
+def client_list(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    data: Data = None,
+) -> None:
+    """List every API client with its organization and grants."""
+    clients = _parts(data).access.clients()
+    if as_json:
+        typer.echo(json.dumps([_client_row(client) for client in clients]))
+        return
+    for client in clients:
+        state = "  disabled" if client.disabled_at else ""
+        grants = ",".join(sorted(client.grants))
+        typer.echo(f"{client.id}  {client.organization_name}  {client.name}  {grants}{state}")
+    if not clients:
+        typer.echo("There is no client yet; make one with `earmark client create`.", err=True)
+
+
+def _client_row(client: Client) -> dict[str, object]:
+    return {
+        "organization": client.organization_name,
+        "client_id": client.id,
+        "name": client.name,
+        "grants": sorted(client.grants),
+        "created_at": client.created_at.isoformat(),
+        "disabled": client.disabled_at is not None,
+    }
+
+
+@app.command()
+def doctor(data: Data = None) -> None:
+    """Tell what is configured and what is missing, each with its mend."""
+    from earmark.app.doctor import examine
+
+    failed = False
+    for finding in examine(data):
+        failed = failed or finding.state == "fail"
+        typer.echo(f"{finding.state:5} {finding.subject}: {finding.words}")
+        if finding.mend:
+            typer.echo(f"      -> {finding.mend}")
+    if failed:
+        raise typer.Exit(1)
+
+
+def _grants(text: str) -> frozenset[Grant]:
+    from earmark.model import Grant
+
+    try:
+        return frozenset(Grant(word.strip()) for word in text.split(",") if word.strip())
+    except ValueError:
+        known = ", ".join(grant.value for grant in Grant)
+        raise InvalidError(Invalid("grant", f"--grant takes: {known}.")) from None

@@ -1,0 +1,197 @@
+"""Settings: every one with its default, unit and meaning. Read by `app` and `cli` only."""
+
+from __future__ import annotations
+
+import ipaddress
+from pathlib import Path
+from typing import Annotated, Any
+from urllib.parse import urlsplit
+
+from pydantic import Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from earmark.errors import SettingsError
+
+KIBIBYTE, MEBIBYTE, GIBIBYTE = 1024, 1024**2, 1024**3
+
+_UNITS = {"": 1, "B": 1, "KIB": KIBIBYTE, "MIB": MEBIBYTE, "GIB": GIBIBYTE}
+
+
+class Settings(BaseSettings):
+    """What an operator decides. Environment variables are the field names after `EARMARK_`."""
+
+    model_config = SettingsConfigDict(env_prefix="EARMARK_", extra="ignore", frozen=True)
+
+    data: Path = Field(
+        default=Path("earmark-data"),
+        description="Folder for everything that is kept on this machine; made if absent.",
+    )
+    database_url: str = Field(
+        default="",
+        description="Database: `sqlite:///path` or `postgresql://user@host/name`. "
+        "Empty means `earmark.sqlite3` in the data folder.",
+    )
+    storage_url: str = Field(
+        default="",
+        description="Where recordings live: `file:/path`. Empty means `storage` in the data "
+        "folder.",
+    )
+    public_url: str = Field(
+        default="",
+        description="The base address under which clients reach this service; it is the issuer "
+        "and audience of every token. Empty means the address that `serve` listens on.",
+    )
+    secret_key: str = Field(
+        default="",
+        description="At least 32 characters from which the pepper of client secrets and the key "
+        "that wraps signing keys are derived. Empty on SQLite means a random one, made once in "
+        "the data folder; required on PostgreSQL.",
+    )
+    max_upload_bytes: int = Field(
+        default=int(2.5 * GIBIBYTE),
+        gt=0,
+        description="Largest file taken; bytes, or a number with KiB, MiB or GiB.",
+    )
+    disk_reserve: int = Field(
+        default=1 * GIBIBYTE,
+        ge=0,
+        description="Uploads are refused with 503 rather than leave less than this free in the "
+        "storage; bytes, or a number with KiB, MiB or GiB.",
+    )
+    rate_limit: str = Field(
+        default="50/s",
+        description="Most requests of one API client, like `50/s` or `3000/min`; the web "
+        "processes of one `serve` share it evenly.",
+    )
+    trusted_proxies: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(),
+        description="Addresses or networks, separated by commas, whose `X-Forwarded-For` and "
+        "`X-Forwarded-Proto` are believed.",
+    )
+    worker_concurrency: int = Field(
+        default=0,
+        ge=0,
+        description="Interactions that one worker processes at once. 0 means one per processor.",
+    )
+    upload_buffer_bytes: int = Field(
+        default=64 * MEBIBYTE,
+        ge=1 * MEBIBYTE,
+        description="Memory that all uploads of one web process together may hold before it is "
+        "written; bytes, or a number with KiB, MiB or GiB.",
+    )
+    upload_idle_seconds: float = Field(
+        default=60,
+        gt=0,
+        description="Seconds without a single byte after which an upload is given up.",
+    )
+    shutdown_grace_seconds: int = Field(
+        default=30,
+        gt=0,
+        description="Seconds that running uploads and processing steps have to end well when "
+        "the service is stopped.",
+    )
+    orphan_grace_seconds: int = Field(
+        default=3600,
+        ge=60,
+        description="Seconds after which bytes that no interaction claims are removed.",
+    )
+    decode_memory_bytes: int = Field(
+        default=1536 * MEBIBYTE,
+        ge=256 * MEBIBYTE,
+        description="Address space of the child process that decodes one recording; bytes, or a "
+        "number with KiB, MiB or GiB.",
+    )
+    decode_seconds: int = Field(
+        default=900,
+        gt=0,
+        description="Seconds after which decoding one recording is given up.",
+    )
+    log_format: str = Field(
+        default="auto",
+        pattern="^(auto|json|text)$",
+        description="`json`, `text`, or `auto`: text on a terminal, else JSON.",
+    )
+    log_level: str = Field(
+        default="info",
+        pattern="^(debug|info|warning|error)$",
+        description="Least severe log line written: debug, info, warning or error.",
+    )
+
+    @field_validator(
+        "max_upload_bytes",
+        "disk_reserve",
+        "upload_buffer_bytes",
+        "decode_memory_bytes",
+        mode="before",
+    )
+    @classmethod
+    def _bytes(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        number = value.strip().rstrip("BbIiKkMmGg")
+        unit = value.strip()[len(number) :].strip().upper()
+        if unit not in _UNITS:
+            raise ValueError("use bytes, or a number with KiB, MiB or GiB")
+        try:
+            return int(float(number) * _UNITS[unit])
+        except (ValueError, OverflowError):
+            raise ValueError("use bytes, or a number with KiB, MiB or GiB") from None
+
+    @field_validator("trusted_proxies", mode="before")
+    @classmethod
+    def _networks(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            value = tuple(part.strip() for part in value.split(",") if part.strip())
+        for network in value:
+            try:
+                ipaddress.ip_network(network)
+            except ValueError:
+                raise ValueError(f"{network!r} is no address or network") from None
+        return value
+
+    @field_validator("public_url")
+    @classmethod
+    def _base_url(cls, value: str) -> str:
+        parts = urlsplit(value)
+        if value and (parts.scheme not in {"http", "https"} or not parts.netloc):
+            raise ValueError("use an address like https://earmark.example.org")
+        if parts.query or parts.fragment:
+            raise ValueError("leave out the query and fragment")
+        return value.rstrip("/")
+
+    @field_validator("secret_key")
+    @classmethod
+    def _long_enough(cls, value: str) -> str:
+        if value and len(value) < 32:  # noqa: PLR2004
+            raise ValueError("use at least 32 random characters")
+        return value
+
+    @property
+    def database_address(self) -> str:
+        """The database's URL with the default filled in."""
+        return self.database_url or f"sqlite:///{self.data.absolute() / 'earmark.sqlite3'}"
+
+    @property
+    def storage_address(self) -> str:
+        """The store's URL with the default filled in."""
+        return self.storage_url or (self.data.absolute() / "storage").as_uri()
+
+    @property
+    def on_sqlite(self) -> bool:
+        """Whether the database is SQLite."""
+        return self.database_address.startswith("sqlite")
+
+
+def load(**overrides: Any) -> Settings:
+    """The settings of this environment; `overrides` that are not None win.
+
+    Raises:
+        SettingsError: a setting is wrong; one sentence names it, its fault and its mend.
+    """
+    try:
+        return Settings(**{key: value for key, value in overrides.items() if value is not None})
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False)[0]
+        name = f"EARMARK_{str(first['loc'][0]).upper()}"
+        reason = str(first["msg"]).removeprefix("Value error, ")
+        raise SettingsError(f"{name}: {reason}. docs/settings.md describes it.") from None

@@ -1,0 +1,307 @@
+"""The outbox and the ledger of processing: received interactions, claims, attempts, outcomes."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import sqlalchemy as sa
+
+from earmark.database import journal
+from earmark.database.tables import interaction, organization, step
+from earmark.errors import EarmarkError
+from earmark.model import Cause, MediaType, Status, StepStatus, extension, now
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Sequence
+    from uuid import UUID
+
+    from earmark.database.core import Scope
+    from earmark.model import AudioFacts, Warn
+
+WORKER_LOST = Cause(
+    "worker_lost",
+    "The worker stopped in the middle of processing this, and did so again each time it was "
+    "tried. Retry it; if it fails again, the file itself may be what stops the worker.",
+)
+
+
+class GoneError(EarmarkError):
+    """The interaction was deleted."""
+
+
+class SupersededError(EarmarkError):
+    """Another worker, or another round, has taken over; whatever this one has is void."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One round of processing of one interaction: ids and what chooses its steps."""
+
+    organization_id: UUID
+    interaction_id: UUID
+    round: int
+    media_type: MediaType
+    extension: str
+
+    @property
+    def id(self) -> str:
+        """The engine's name for it: the same round is never begun twice."""
+        return f"interaction:{self.interaction_id}:{self.round}"
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What `claim` found or did.
+
+    Attributes:
+        status: `RUNNING`: the step is the caller's to run; else it is over, and how.
+        attempt: the number of the attempt claimed, from 1; the key to `record`.
+    """
+
+    status: StepStatus
+    attempt: int
+
+
+def any_received(scope: Scope) -> bool:
+    """Whether an interaction waits; one look into the index."""
+    waiting = sa.select(interaction.c.id).where(interaction.c.status == Status.RECEIVED)
+    return scope.row(waiting.limit(1)) is not None
+
+
+def next_received(scope: Scope) -> Job | None:
+    """The interaction whose turn it is, kept from other dispatchers until this transaction ends.
+
+    It is the oldest one of the organization that has fewest in processing, so that a backlog of
+    one organization does not delay another.
+    """
+    for organization_id in _organizations_in_turn(scope):
+        oldest = (
+            _JOB.where(
+                interaction.c.status == Status.RECEIVED,
+                interaction.c.organization_id == organization_id,
+            )
+            .order_by(interaction.c.id)
+            .limit(1)
+            .with_for_update(skip_locked=True)
+        )
+        row = scope.row(oldest)
+        if row is not None:
+            return _job(row)
+    return None
+
+
+def in_processing(scope: Scope) -> list[Job]:
+    """Every interaction that is being processed."""
+    return [_job(row) for row in scope.rows(_JOB.where(interaction.c.status == Status.PROCESSING))]
+
+
+def mark_processing(scope: Scope, job: Job) -> None:
+    """Notes that the engine has the job."""
+    scope.run(
+        _of_round(sa.update(interaction), job)
+        .where(interaction.c.status == Status.RECEIVED)
+        .values(status=Status.PROCESSING)
+    )
+
+
+def load_job(scope: Scope, interaction_id: UUID, number: int) -> Job:
+    """The job of this round.
+
+    Raises:
+        GoneError: the interaction was deleted.
+        SupersededError: the round is over.
+    """
+    return _current(scope, interaction_id, number)
+
+
+def claim(scope: Scope, job: Job, *, name: str, position: int, max_attempts: int) -> Claim:
+    """Counts an attempt at a step before it is made, so that no death of a worker is forgotten.
+
+    A step whose last allowed attempt ended with its worker is recorded as failed here.
+
+    Raises:
+        GoneError: the interaction was deleted.
+        SupersededError: the round is over.
+    """
+    _current(scope, job.interaction_id, job.round)
+    mark_processing(scope, job)
+    fresh = {"interaction_id": job.interaction_id, "name": name, "position": position}
+    scope.insert_if_absent(step, {**fresh, "status": StepStatus.RUNNING, "attempts": 0})
+    row = scope.row(sa.select(step.c.status, step.c.attempts).where(_is_step(job, name)))
+    assert row is not None  # noqa: S101 - inserted above, in this transaction
+    if row.status != StepStatus.RUNNING:
+        return Claim(StepStatus(row.status), row.attempts)
+    if row.attempts >= max_attempts:
+        _end(scope, job, name, status=StepStatus.FAILED, cause=WORKER_LOST)
+        return Claim(StepStatus.FAILED, row.attempts)
+    scope.run(
+        sa.update(step)
+        .where(_is_step(job, name))
+        .values(attempts=row.attempts + 1, started_at=now(), position=position)
+    )
+    return Claim(StepStatus.RUNNING, row.attempts + 1)
+
+
+def record(
+    scope: Scope, job: Job, *, name: str, attempt: int, status: StepStatus, cause: Cause | None
+) -> None:
+    """Writes how a claimed attempt at a step ended.
+
+    Raises:
+        GoneError: the interaction was deleted.
+        SupersededError: the round is over, or the step has been claimed anew.
+    """
+    _current(scope, job.interaction_id, job.round)
+    if not _end(scope, job, name, status=status, cause=cause, attempt=attempt):
+        raise SupersededError(job.id)
+
+
+def finish(scope: Scope, job: Job, *, status: Status, cause: Cause | None = None) -> bool:
+    """Ends a round as ready or failed and tells of it; False if it was over already.
+
+    Raises nothing for an interaction that is gone: there is nothing left to end.
+    """
+    ended = scope.run(
+        _of_round(sa.update(interaction), job)
+        .where(interaction.c.status.in_(_UNFINISHED))
+        .values(status=status)
+    )
+    if ended:
+        detail: dict[str, Any] = {"round": job.round}
+        if cause:
+            detail["cause"] = cause.code
+        kind = f"interaction.{status.value}"
+        journal.announce(scope, kind=kind, interaction_id=job.interaction_id, detail=detail)
+    return bool(ended)
+
+
+def give_up(scope: Scope, job: Job, cause: Cause, *, name: str, position: int) -> bool:
+    """Fails a round that nobody works at; the step where it stopped bears the cause.
+
+    Returns:
+        False if the round was over already.
+    """
+    if not finish(scope, job, status=Status.FAILED, cause=cause):
+        return False
+    fresh = {"interaction_id": job.interaction_id, "name": name, "position": position}
+    scope.insert_if_absent(step, {**fresh, "status": StepStatus.RUNNING, "attempts": 0})
+    _end(scope, job, name, status=StepStatus.FAILED, cause=cause)
+    return True
+
+
+def outcomes(scope: Scope, job: Job) -> dict[str, StepStatus]:
+    """Where each step stands that was ever claimed, by name."""
+    statement = sa.select(step.c.name, step.c.status).where(_is_step(job))
+    return {row.name: StepStatus(row.status) for row in scope.rows(statement)}
+
+
+def save_audio(
+    scope: Scope, interaction_id: UUID, facts: AudioFacts, warnings: Iterable[Warn]
+) -> None:
+    """Writes what a recording is, and adds warnings that the interaction does not bear yet."""
+    mine = interaction.c.id == interaction_id
+    row = scope.row(sa.select(interaction.c.warnings).where(mine).with_for_update())
+    if row is None:
+        raise GoneError(str(interaction_id))
+    kept = _with_added(row.warnings, warnings)
+    scope.run(
+        sa.update(interaction).where(mine).values(audio=asdict(facts), warnings=kept),
+    )
+
+
+def _with_added(kept: Sequence[Any], added: Iterable[Warn]) -> list[Any]:
+    known = {warning["code"] for warning in kept}
+    return [*kept, *(asdict(warning) for warning in added if warning.code not in known)]
+
+
+_UNFINISHED = (Status.RECEIVED, Status.PROCESSING)
+
+_JOB = sa.select(
+    interaction.c.organization_id,
+    interaction.c.id,
+    interaction.c.round,
+    interaction.c.media_type,
+    interaction.c.file_name,
+)
+
+
+def _job(row: sa.Row[Any]) -> Job:
+    return Job(
+        organization_id=row.organization_id,
+        interaction_id=row.id,
+        round=row.round,
+        media_type=MediaType(row.media_type),
+        extension=extension(row.file_name),
+    )
+
+
+def _organizations_in_turn(scope: Scope) -> Collection[UUID]:
+    """The organizations with something to do: fewest in processing first, then longest waiting.
+
+    It asks per organization rather than per interaction: a backlog of a million costs no more.
+    """
+    mine = interaction.c.organization_id == organization.c.id
+    first = (
+        sa.select(interaction.c.id)
+        .where(mine, interaction.c.status == Status.RECEIVED)
+        .order_by(interaction.c.id)
+        .limit(1)
+        .scalar_subquery()
+    )
+    busy = (
+        sa.select(sa.func.count())
+        .select_from(interaction)
+        .where(mine, interaction.c.status == Status.PROCESSING)
+        .scalar_subquery()
+    )
+    turns = sa.select(organization.c.id, first.label("first"), busy.label("busy")).subquery()
+    statement = sa.select(turns.c.id).where(turns.c.first.is_not(None))
+    rows = scope.rows(statement.order_by(turns.c.busy, turns.c.first))
+    return [row.id for row in rows]
+
+
+def _current(scope: Scope, interaction_id: UUID, number: int) -> Job:
+    """The job, its row kept from being deleted until this transaction ends."""
+    columns = _JOB.add_columns(interaction.c.status).where(interaction.c.id == interaction_id)
+    row = scope.row(columns.with_for_update())
+    if row is None:
+        raise GoneError(str(interaction_id))
+    if row.round != number or row.status not in _UNFINISHED:
+        raise SupersededError(str(interaction_id))
+    return _job(row)
+
+
+def _of_round(statement: sa.Update, job: Job) -> sa.Update:
+    return statement.where(
+        interaction.c.id == job.interaction_id, interaction.c.round == job.round
+    )
+
+
+def _is_step(job: Job, name: str | None = None) -> sa.ColumnElement[bool]:
+    mine = step.c.interaction_id == job.interaction_id
+    return mine if name is None else mine & (step.c.name == name)
+
+
+def _ending(status: StepStatus, cause: Cause | None) -> dict[str, Any]:
+    return {
+        "status": status,
+        "finished_at": now(),
+        "error_code": cause.code if cause else None,
+        "error_message": cause.message if cause else None,
+    }
+
+
+def _end(
+    scope: Scope,
+    job: Job,
+    name: str,
+    *,
+    status: StepStatus,
+    cause: Cause | None,
+    attempt: int | None = None,
+) -> bool:
+    statement = sa.update(step).where(_is_step(job, name), step.c.status == StepStatus.RUNNING)
+    if attempt is not None:
+        statement = statement.where(step.c.attempts == attempt)
+    return scope.run(statement.values(**_ending(status, cause))) > 0

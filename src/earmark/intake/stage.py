@@ -1,0 +1,231 @@
+"""The bytes of one upload on their way in: counted, hashed, written, and not yet promised."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import hashlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ParamSpec, Self, TypeVar
+
+from earmark import audio
+from earmark.errors import Fault, TooLargeError, UnavailableError, Why
+from earmark.model import Warn, new_id
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from concurrent.futures import Executor
+    from types import TracebackType
+
+    from typing_extensions import Buffer
+
+    from earmark.storage import Staged, Store
+
+BATCH_BYTES = 1024 * 1024
+"""Written at once: larger gains nothing, smaller pays for more thread hops (measured)."""
+
+RESERVE_CHECK_BYTES = 64 * 1024 * 1024
+"""An upload asks for the free space again after as many bytes."""
+
+FULL_RETRY_SECONDS = 60
+"""When to try again what a full disk refused: an operator has to make room first."""
+
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What intake takes.
+
+    Attributes:
+        upload_bytes: largest file.
+        reserve_bytes: left free in the storage.
+        buffer_bytes: memory that all uploads of this process together hold before it is written.
+    """
+
+    upload_bytes: int
+    reserve_bytes: int
+    buffer_bytes: int
+
+
+class Stages:
+    """What all stages of one process share: the store, the threads and the buffer budget."""
+
+    def __init__(self, store: Store, limits: Limits, pool: Executor) -> None:
+        self.store = store
+        self.limits = limits
+        self.pool = pool
+        self.held_bytes = 0
+
+    async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Runs a function that blocks in one of the threads, whose number is bounded."""
+        call = functools.partial(function, *args, **kwargs)
+        return await asyncio.get_running_loop().run_in_executor(self.pool, call)
+
+    def check_reserve(self, size_bytes: int) -> None:
+        """Raises UnavailableError if as many more bytes would touch the reserve. Blocks."""
+        free = self.store.free_bytes()
+        if free is not None and free - size_bytes < self.limits.reserve_bytes:
+            raise UnavailableError(
+                "the storage has no room beyond its reserve",
+                retry_after_seconds=FULL_RETRY_SECONDS,
+            )
+
+
+class Stage:
+    """One upload's bytes; an asynchronous context manager that removes them unless committed.
+
+    Attributes:
+        id: of the interaction that this becomes.
+        size_bytes: how many came so far.
+        warnings: what a person should know about the content.
+    """
+
+    def __init__(self, stages: Stages, extension: str) -> None:
+        self.id = new_id()
+        self.size_bytes = 0
+        self.warnings: tuple[Warn, ...] = ()
+        self._stages = stages
+        self._extension = extension
+        self._head = bytearray()
+        self._hash = hashlib.sha256()
+        self._buffer: list[Buffer] = []
+        self._buffered_bytes = 0
+        self._unchecked_bytes = 0
+        self._writing: asyncio.Future[None] | None = None
+        self._staged: Staged | None = None
+        self._fault: Fault | None = None
+        self._finished = False
+
+    async def __aenter__(self) -> Self:
+        """Opens the stage; raises UnavailableError if the storage cannot take it."""
+        self._staged = await self._stages.run(self._stages.store.stage, str(self.id))
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Removes what was not handed over, even while the caller is being cancelled."""
+        self._stages.held_bytes -= self._buffered_bytes
+        self._buffer, self._buffered_bytes = [], 0
+        staged, self._staged = self._staged, None
+        if staged is not None:
+            await asyncio.shield(self._remove(staged))
+
+    @property
+    def fault(self) -> Fault | None:
+        """What the content itself breaks, as far as it was read."""
+        if self._finished and not self.size_bytes:
+            return Fault(Why.EMPTY_FILE, "file", "The file holds no bytes.")
+        return self._fault
+
+    @property
+    def sha256(self) -> bytes | None:
+        """Of the whole file, 32 bytes; None until it is finished."""
+        return self._hash.digest() if self._finished else None
+
+    async def append(self, chunk: bytes | bytearray) -> None:
+        """Adds bytes; waits while too many of them, here or elsewhere, are not written yet.
+
+        Raises:
+            TooLargeError: the file is larger than is taken.
+            UnavailableError: the storage cannot take more.
+        """
+        limits = self._stages.limits
+        self.size_bytes += len(chunk)
+        if self.size_bytes > limits.upload_bytes:
+            raise TooLargeError(limits.upload_bytes)
+        self._keep_head(chunk)
+        self._buffer.append(chunk)
+        self._buffered_bytes += len(chunk)
+        self._stages.held_bytes += len(chunk)
+        if self._stages.held_bytes > limits.buffer_bytes:
+            await self._flush()
+            await self._settle()
+        elif self._buffered_bytes >= BATCH_BYTES:
+            await self._flush()
+
+    async def finish(self) -> None:
+        """Says that no byte follows; all are written when this returns, none is promised.
+
+        Raises:
+            UnavailableError: the storage cannot take them.
+        """
+        await self._flush()
+        await self._settle()
+        if len(self._head) < audio.HEAD_BYTES:
+            self._look()
+        self._finished = True
+
+    def hand_over(self) -> tuple[Staged, bytes]:
+        """The staged bytes and their SHA-256, for the one who commits: theirs to remove now."""
+        staged, self._staged = self._staged, None
+        if staged is None or not self._finished:
+            raise RuntimeError("only a finished stage is handed over, and only once")
+        return staged, self._hash.digest()
+
+    def _keep_head(self, chunk: bytes | bytearray) -> None:
+        missing = audio.HEAD_BYTES - len(self._head)
+        if missing > 0:
+            self._head += chunk[:missing]
+            if len(chunk) >= missing:
+                self._look()
+
+    def _look(self) -> None:
+        """Judges what the first bytes plainly are."""
+        if not self._head:
+            return
+        kind = audio.sniff(bytes(self._head)).kind
+        named = audio.container_of_extension(self._extension)
+        archive_as_audio = (
+            kind.category is audio.Category.ARCHIVE
+            and named.category is not audio.Category.ARCHIVE
+        )
+        if kind.category is audio.Category.FOREIGN or archive_as_audio:
+            detail = f"The file holds {kind.words}; send a recording or a chat archive."
+            self._fault = Fault(Why.NOT_MEDIA, "file", detail)
+        elif kind.category is audio.Category.AUDIO and kind is not named:
+            message = f"The name ends in {self._extension}, but the file holds {kind.words}."
+            self.warnings = (Warn("container_differs", message),)
+
+    async def _flush(self) -> None:
+        """Starts writing the buffer, once what was being written is."""
+        await self._settle()
+        if self._buffer and self._staged is not None:
+            batch, size = self._buffer, self._buffered_bytes
+            self._buffer, self._buffered_bytes = [], 0
+            self._writing = asyncio.ensure_future(self._write_batch(self._staged, batch, size))
+
+    async def _write_batch(self, staged: Staged, batch: Sequence[Buffer], size: int) -> None:
+        try:
+            await self._stages.run(self._write, staged, batch, size)
+        finally:
+            self._stages.held_bytes -= size
+
+    async def _settle(self) -> None:
+        """Waits for what is being written, and raises what went wrong with it."""
+        if self._writing is not None:
+            writing = self._writing
+            await asyncio.shield(writing)
+            self._writing = None
+
+    def _write(self, staged: Staged, batch: Sequence[Buffer], size: int) -> None:
+        self._unchecked_bytes += size
+        if self._unchecked_bytes >= RESERVE_CHECK_BYTES:
+            self._unchecked_bytes = 0
+            self._stages.check_reserve(0)
+        for buffer in batch:
+            self._hash.update(buffer)
+        staged.append(batch)
+
+    async def _remove(self, staged: Staged) -> None:
+        if self._writing is not None:
+            with contextlib.suppress(UnavailableError):
+                await self._writing
+        await self._stages.run(staged.discard)

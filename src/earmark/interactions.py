@@ -1,0 +1,360 @@
+"""What was taken in: found, read, played, deleted, processed again, swept.
+
+Knows database and storage; neither how interactions came in nor what processes them.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import itertools
+import re
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+from earmark.database import interactions as stored
+from earmark.database import journal
+from earmark.errors import (
+    ConflictError,
+    ForbiddenError,
+    Invalid,
+    InvalidError,
+    NotFoundError,
+    UnavailableError,
+)
+from earmark.model import LOCALES, Grant, MediaType, Status
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from earmark.database import Database, Scope
+    from earmark.database.interactions import Position
+    from earmark.model import Interaction, Principal, Query
+    from earmark.storage import Store
+
+DEFAULT_LIMIT = 50
+MAX_LIMIT = 1000
+"""Interactions of one page."""
+
+PAGE_CHARACTERS = 8 * 1024 * 1024
+"""A page ends early once its metadata holds as many: a thousand of 256 KiB would fill memory."""
+
+LOAD_BATCH = 50
+"""Interactions loaded at once, so that a page overshoots `PAGE_CHARACTERS` by a batch at most."""
+
+SWEEP_GRACE_SECONDS = 3600.0
+"""What is younger may belong to an upload whose row is about to be committed."""
+
+SWEEP_BATCH = 500
+"""Objects looked up at once: one query each, and no more keys in memory."""
+
+
+def media_key(interaction_id: UUID) -> str:
+    """The storage key of an interaction's media."""
+    return str(interaction_id)
+
+
+def waveform_key(interaction_id: UUID) -> str:
+    """The storage key of an interaction's waveform."""
+    return f"{interaction_id}.waveform"
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Interactions in reading order.
+
+    Attributes:
+        items: may be fewer than the limit, even where more follow.
+        next_cursor: for `find` to go on; None after the last one.
+    """
+
+    items: tuple[Interaction, ...]
+    next_cursor: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Media:
+    """An interaction's media as it was uploaded.
+
+    Attributes:
+        sha256: 32 bytes.
+    """
+
+    interaction_id: UUID
+    file_name: str
+    size_bytes: int
+    sha256: bytes
+    _bound: OrganizationInteractions = field(repr=False)
+
+    def read(self, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
+        """The bytes from `start` up to `stop` (the end, if None), in chunks.
+
+        They are open when this returns: deleting the interaction does not end the reading.
+
+        Raises:
+            NotFoundError: the interaction was deleted meanwhile.
+            UnavailableError: the storage cannot serve them.
+        """
+        return self._bound.open_media(self.interaction_id, start, stop)
+
+
+@dataclass(frozen=True, slots=True)
+class Swept:
+    """How much a sweep removed."""
+
+    objects: int
+    staged: int
+
+
+class Interactions:
+    """The interactions of every organization; `for_` binds it to one."""
+
+    def __init__(self, database: Database, store: Store) -> None:
+        """Keeps its collaborators; opens nothing."""
+        self.database = database
+        self.store = store
+
+    def for_(self, principal: Principal) -> OrganizationInteractions:
+        """The interactions of the principal's organization."""
+        return OrganizationInteractions(self, principal)
+
+    def sweep(self, *, grace_seconds: float = SWEEP_GRACE_SECONDS) -> Swept:
+        """Removes what uploads and deletions left behind, of all organizations.
+
+        That is: objects whose interaction does not exist, and bytes that were staged and left
+        alone, both older than `grace_seconds`. Objects under keys that are no interaction's stay.
+
+        Raises:
+            UnavailableError: storage or database cannot serve; what was removed stays removed.
+        """
+        staged = self.store.sweep_staging(older_than_seconds=grace_seconds)
+        keys = self.store.keys(older_than_seconds=grace_seconds)
+        objects = 0
+        while batch := list(itertools.islice(keys, SWEEP_BATCH)):
+            orphans = self._orphans(batch)
+            for key in orphans:
+                self.store.delete(key)
+            objects += len(orphans)
+        return Swept(objects, staged)
+
+    def _orphans(self, keys: Iterable[str]) -> list[str]:
+        owners = {key: owner for key in keys if (owner := _owner(key))}
+        with self.database.read(None) as scope:
+            alive = stored.existing(scope, set(owners.values()))
+        return [key for key, owner in owners.items() if owner not in alive]
+
+
+class OrganizationInteractions:
+    """The interactions of one organization, as far as the principal's grants reach.
+
+    Every method raises ForbiddenError where the grant is missing, and UnavailableError where
+    storage or database cannot serve.
+    """
+
+    def __init__(self, interactions: Interactions, principal: Principal) -> None:
+        self._database = interactions.database
+        self._store = interactions.store
+        self._principal = principal
+        self._organization_id = principal.organization_id
+
+    def find(self, query: Query, *, limit: int = DEFAULT_LIMIT, cursor: str | None = None) -> Page:
+        """A page of the interactions that the query finds, newest first.
+
+        Args:
+            query: what to find.
+            limit: the most that the page may hold, 1 to `MAX_LIMIT`.
+            cursor: a page's `next_cursor`, to go on after it. Pages of one query have neither
+                gaps nor doubles, whatever is added or deleted meanwhile.
+
+        Raises:
+            InvalidError: a value of the query, the limit or the cursor is wrong; all of them.
+        """
+        self._demand(Grant.READ)
+        after = _checked(query, limit, cursor)
+        with self._database.read(self._organization_id) as scope:
+            found = stored.positions(scope, query, after=after, limit=limit + 1)
+            items, taken = _load(scope, found[:limit])
+        next_cursor = _cursor(found[taken - 1]) if taken < len(found) else None
+        return Page(tuple(items), next_cursor)
+
+    def get(self, interaction_id: UUID) -> Interaction:
+        """One interaction, its steps with it.
+
+        Raises:
+            NotFoundError: the organization has none of this id.
+        """
+        self._demand(Grant.READ)
+        with self._database.read(self._organization_id) as scope:
+            interaction = stored.load(scope, [interaction_id]).get(interaction_id)
+        if interaction is None:
+            raise NotFoundError(str(interaction_id))
+        return interaction
+
+    def media(self, interaction_id: UUID) -> Media:
+        """The media of an interaction, to be read in ranges.
+
+        Raises:
+            NotFoundError: the organization has none of this id.
+        """
+        interaction = self.get(interaction_id)
+        return Media(
+            interaction_id=interaction.id,
+            file_name=interaction.file_name,
+            size_bytes=interaction.size_bytes,
+            sha256=interaction.sha256,
+            _bound=self,
+        )
+
+    def open_media(self, interaction_id: UUID, start: int, stop: int | None) -> Iterator[bytes]:
+        """See Media.read."""
+        try:
+            return self._store.read(media_key(interaction_id), start, stop)
+        except NotFoundError as error:
+            self.get(interaction_id)  # deleted meanwhile, most likely
+            raise UnavailableError("the stored media is missing") from error
+
+    def waveform(self, interaction_id: UUID) -> bytes:
+        """The peaks of a recording: JSON of BBC audiowaveform, version 2.
+
+        Raises:
+            NotFoundError: no such interaction, or it has none: it is a chat, or its processing
+                failed before there was one.
+            ConflictError: `processing`: it may have one later.
+        """
+        interaction = self.get(interaction_id)
+        if interaction.media_type is MediaType.AUDIO and interaction.status in stored.UNFINISHED:
+            raise ConflictError("processing", "The interaction is still processed; ask later.")
+        return b"".join(self._store.read(waveform_key(interaction_id)))
+
+    def delete(self, interaction_id: UUID) -> None:
+        """Removes an interaction with all that belongs to it; its file name is free again.
+
+        Raises:
+            NotFoundError: the organization has none of this id.
+        """
+        self._demand(Grant.DELETE)
+        with self._database.write(self._organization_id) as scope:
+            if not stored.delete(scope, interaction_id):
+                raise NotFoundError(str(interaction_id))
+            self._tell(scope, interaction_id, "delete", "deleted")
+        # The row is gone, so nobody reads them any more; what fails here is left to the sweeper.
+        for key in (media_key(interaction_id), waveform_key(interaction_id)):
+            with contextlib.suppress(UnavailableError):
+                self._store.delete(key)
+
+    def retry(self, interaction_id: UUID) -> None:
+        """Has an interaction processed once more, from the steps that are not done.
+
+        Raises:
+            NotFoundError: the organization has none of this id.
+            ConflictError: `processing`: it is under way; `nothing_to_retry`: it is ready and no
+                step was skipped.
+        """
+        self._demand(Grant.MANAGE)
+        with self._database.write(self._organization_id) as scope:
+            _demand_retry(scope, interaction_id)
+            number = stored.receive_again(scope, interaction_id)
+            self._tell(scope, interaction_id, "retry", "retried", round=number)
+
+    def _demand(self, grant: Grant) -> None:
+        if grant not in self._principal.grants:
+            raise ForbiddenError(f"This needs the grant {grant.value}.")
+
+    def _tell(
+        self, scope: Scope, interaction_id: UUID, action: str, kind: str, **detail: int
+    ) -> None:
+        journal.record(
+            scope,
+            actor=f"client:{self._principal.client_id}",
+            action=f"interaction.{action}",
+            subject=str(interaction_id),
+            detail=detail,
+        )
+        journal.announce(
+            scope, kind=f"interaction.{kind}", interaction_id=interaction_id, detail=detail
+        )
+
+
+def _load(scope: Scope, found: Sequence[Position]) -> tuple[list[Interaction], int]:
+    """Loads interactions until the page is large enough; says how many positions that took."""
+    items: list[Interaction] = []
+    characters = taken = 0
+    while taken < len(found) and characters < PAGE_CHARACTERS:
+        ids = [position.id for position in found[taken : taken + LOAD_BATCH]]
+        loaded = stored.load(scope, ids)
+        items += [loaded[one] for one in ids if one in loaded]
+        characters += sum(len(interaction.metadata_sent) for interaction in loaded.values())
+        taken += len(ids)
+    return items, taken
+
+
+def _demand_retry(scope: Scope, interaction_id: UUID) -> None:
+    status = stored.status_of(scope, interaction_id)
+    if status is None:
+        raise NotFoundError(str(interaction_id))
+    if status in stored.UNFINISHED:
+        raise ConflictError("processing", "The interaction is still processed; wait for its end.")
+    if status is Status.READY and not stored.has_skipped_step(scope, interaction_id):
+        raise ConflictError(
+            "nothing_to_retry", "The interaction is ready and none of its steps was skipped."
+        )
+
+
+def _owner(key: str) -> UUID | None:
+    """The interaction to which an object belongs; None if its key is no interaction's."""
+    stem = key.partition(".")[0]
+    try:
+        owner = UUID(stem)
+    except ValueError:
+        return None
+    return owner if str(owner) == stem else None
+
+
+def _checked(query: Query, limit: int, cursor: str | None) -> Position | None:
+    faults = list(_faults(query))
+    if not 1 <= limit <= MAX_LIMIT:
+        faults.append(Invalid("limit", f"Send a number from 1 to {MAX_LIMIT}."))
+    after = _position(cursor) if cursor is not None else None
+    if cursor is not None and after is None:
+        faults.append(Invalid("cursor", 'Send the "next" of a page, or no cursor to begin anew.'))
+    if faults:
+        raise InvalidError(*faults)
+    return after
+
+
+def _faults(query: Query) -> Iterator[Invalid]:
+    if query.locale is not None and query.locale not in LOCALES:
+        yield Invalid("locale", f"Send one of: {', '.join(sorted(LOCALES))}.")
+    for name in ("agent_code", "client_call_id", "prefix"):
+        if _UNSTORABLE.search(getattr(query, name) or ""):
+            yield Invalid(name, "Send text without NUL and without half surrogate pairs.")
+
+
+_UNSTORABLE = re.compile("[\0\ud800-\udfff]")
+"""Characters that no database keeps, so that nothing is found by them."""
+
+_CURSOR = re.compile(r"[A-Za-z0-9_-]{32}", re.ASCII)
+_INSTANT_BYTES = 8
+_EPOCH = datetime(1, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+
+
+def _cursor(position: Position) -> str:
+    """A position as text that is safe in URLs: microseconds since the year 1, then the id."""
+    instant = (position.occurred_at - _EPOCH) // _MICROSECOND
+    return base64.urlsafe_b64encode(
+        instant.to_bytes(_INSTANT_BYTES, "big") + position.id.bytes
+    ).decode()
+
+
+def _position(cursor: str) -> Position | None:
+    if not _CURSOR.fullmatch(cursor):
+        return None
+    data = base64.urlsafe_b64decode(cursor)
+    try:
+        since = int.from_bytes(data[:_INSTANT_BYTES], "big") * _MICROSECOND
+        return stored.Position(_EPOCH + since, UUID(bytes=data[_INSTANT_BYTES:]))
+    except OverflowError:
+        return None

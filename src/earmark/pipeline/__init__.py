@@ -1,0 +1,108 @@
+"""What is done to an interaction after it was received, step by step.
+
+A step is one file here and one line in `STEPS`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pkgutil import resolve_name
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from uuid import UUID
+
+    from earmark.database.core import Scope
+    from earmark.model import Cause, MediaType
+    from earmark.sandbox import Limits
+    from earmark.storage import Store
+
+STEPS = ("earmark.pipeline.listen:Listen", "earmark.pipeline.unpack:Unpack")
+"""In the order in which they run. "module:class", resolved by the worker only."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tools:
+    """What steps may use.
+
+    Attributes:
+        store: where the media lies and what is derived from it goes.
+        limits: what decoding one file may use.
+    """
+
+    store: Store
+    limits: Limits
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """The interaction that a step works at.
+
+    Attributes:
+        extension: of its file name, lower case with the dot.
+    """
+
+    organization_id: UUID
+    interaction_id: UUID
+    media_type: MediaType
+    extension: str
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """The step did its work.
+
+    Attributes:
+        save: writes what was found, in the transaction that records the outcome.
+    """
+
+    save: Callable[[Scope], None] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """The step had good reason to do nothing; it runs again when the interaction is retried."""
+
+    cause: Cause
+
+
+Outcome = Done | Skipped
+
+
+class Step(Protocol):
+    """One step of processing. Doing it twice is doing it once: workers die at any point.
+
+    Attributes:
+        name: stable and unique, at most 32 characters; people see it.
+        required: whether the interaction fails, and later steps are left out, if this fails.
+    """
+
+    name: str
+    required: bool
+
+    def __init__(self, tools: Tools) -> None: ...
+
+    def applies_to(self, media_type: MediaType) -> bool:
+        """Whether interactions of this kind pass this step at all."""
+
+    def run(self, item: Item) -> Outcome:
+        """Does the work. What it stores is found by the interaction's id and can be rewritten.
+
+        Raises:
+            MediaError: the file is at fault: the step fails at once, with this code and message.
+            Exception: anything else is taken for transient and tried again a few times.
+        """
+
+    def discard(self, item: Item) -> None:
+        """Removes what `run` stored: the interaction was deleted meanwhile."""
+
+
+def load_steps(tools: Tools, registry: Sequence[str] = STEPS) -> tuple[Step, ...]:
+    """The steps of a registry, in its order."""
+    return tuple(_resolve(name)(tools) for name in registry)
+
+
+def _resolve(name: str) -> type[Step]:
+    step: type[Step] = resolve_name(name)
+    return step

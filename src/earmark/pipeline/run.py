@@ -1,0 +1,238 @@
+"""Runs the steps of one interaction, each attempt counted in our own ledger first."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+import structlog
+
+from earmark.database import processing
+from earmark.database.processing import GoneError, Job, SupersededError
+from earmark.errors import MediaError, UnavailableError
+from earmark.jobs import UnfinishedError
+from earmark.model import Cause, Status, StepStatus
+from earmark.pipeline import Done, Item, Skipped
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from threading import Event
+    from typing import TypeVar
+
+    from earmark.database import Database, Scope
+    from earmark.pipeline import Outcome, Step
+
+    T = TypeVar("T")
+
+MAX_ATTEMPTS = 3
+"""Attempts at a step in one round, those that ended with their worker included."""
+
+BACKOFF_SECONDS = (1.0, 4.0)
+"""Waits before the second and the third attempt: what passes by itself mostly passes in these."""
+
+RECONNECT_SECONDS = 1.0
+"""Between attempts to write an outcome while the database is away."""
+
+INTERNAL = Cause(
+    "internal",
+    "Earmark could not process this because of a fault of its own. Retry it; if it fails again, "
+    "give the id of the interaction to your operator, whose log holds the details.",
+)
+UNAVAILABLE = Cause(
+    "unavailable",
+    "Storage or database could not be reached while this was processed. Retry it when they can.",
+)
+
+_log = structlog.get_logger("earmark.worker")
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """An attempt that came to nothing."""
+
+    cause: Cause
+    final: bool
+
+
+class Pipeline:
+    """Processes interactions. One serves every thread of a worker."""
+
+    def __init__(
+        self,
+        database: Database,
+        steps: Sequence[Step],
+        *,
+        stopping: Event,
+        backoff_seconds: Sequence[float] = BACKOFF_SECONDS,
+    ) -> None:
+        """Keeps its collaborators.
+
+        Args:
+            database: holds the ledger.
+            steps: in order.
+            stopping: set when the worker shall begin nothing more.
+            backoff_seconds: the waits between `MAX_ATTEMPTS` attempts.
+        """
+        self._database = database
+        self._steps = tuple(steps)
+        self._stopping = stopping
+        self._backoff_seconds = tuple(backoff_seconds)
+
+    def process(self, organization_id: str, interaction_id: str, number: str) -> None:
+        """Takes one round of one interaction to its end; what is done already is passed over.
+
+        Ends quietly if the interaction was deleted or another worker took over.
+
+        Raises:
+            UnfinishedError: the worker stops; the engine hands the job out again.
+        """
+        interaction = UUID(interaction_id)
+        try:
+            job = self._write(
+                UUID(organization_id),
+                lambda scope: processing.load_job(scope, interaction, int(number)),
+            )
+        except (GoneError, SupersededError):
+            return
+        try:
+            self._process(job)
+        except (GoneError, SupersededError):
+            return
+        except Exception:
+            _log.exception("interaction.internal_error", interaction_id=interaction_id)
+            self.abandon(job, INTERNAL)
+
+    def abandon(self, job: Job, cause: Cause) -> bool:
+        """Ends a round that no worker works at any more; says whether it was still open.
+
+        It fails with the cause, unless only its end was still to be written.
+        """
+        with self._database.write(job.organization_id) as scope:
+            reached = processing.outcomes(scope, job)
+            verdict = self._verdict(job, reached)
+            if verdict is not None:
+                return processing.finish(scope, job, status=verdict)
+            position, step = next(
+                (position, step)
+                for position, step in self._applicable(job)
+                if reached.get(step.name) in {None, StepStatus.RUNNING}
+            )
+            return processing.give_up(scope, job, cause, name=step.name, position=position)
+
+    def _process(self, job: Job) -> None:
+        item = Item(job.organization_id, job.interaction_id, job.media_type, job.extension)
+        try:
+            for position, step in self._applicable(job):
+                status = self._carry_out(step, position, job, item)
+                if status is StepStatus.FAILED and step.required:
+                    break
+            self._write(job.organization_id, lambda scope: self._finish(scope, job))
+        except GoneError:
+            self._discard(job, item)
+            raise
+
+    def _finish(self, scope: Scope, job: Job) -> None:
+        verdict = self._verdict(job, processing.outcomes(scope, job))
+        processing.finish(scope, job, status=verdict or Status.READY)
+
+    def _verdict(self, job: Job, reached: dict[str, StepStatus]) -> Status | None:
+        """How the round ended; None if a step is still to be done."""
+        steps = [(step, reached.get(step.name)) for _, step in self._applicable(job)]
+        if any(step.required and status is StepStatus.FAILED for step, status in steps):
+            return Status.FAILED
+        if any(status in {None, StepStatus.RUNNING} for _, status in steps):
+            return None
+        return Status.READY
+
+    def _applicable(self, job: Job) -> Iterator[tuple[int, Step]]:
+        for position, step in enumerate(self._steps):
+            if step.applies_to(job.media_type):
+                yield position, step
+
+    def _carry_out(self, step: Step, position: int, job: Job, item: Item) -> StepStatus:
+        """Attempts a step until it is over."""
+        while True:
+            self._leave_if_stopping()
+            claim = self._write(
+                job.organization_id,
+                lambda scope: processing.claim(
+                    scope, job, name=step.name, position=position, max_attempts=MAX_ATTEMPTS
+                ),
+            )
+            if claim.status is not StepStatus.RUNNING:
+                return claim.status
+            ended = self._attempt(step, job, item, claim.attempt)
+            if isinstance(ended, Failed) and not ended.final:
+                self._stopping.wait(self._backoff_seconds[claim.attempt - 1])
+                continue
+            return self._record(step, job, claim.attempt, ended)
+
+    def _attempt(self, step: Step, job: Job, item: Item, attempt: int) -> Outcome | Failed:
+        """Runs a step once. This is the worker's edge: whatever a step raises ends here."""
+        try:
+            return step.run(item)
+        except MediaError as error:
+            return Failed(Cause(error.code, error.message), final=True)
+        except Exception as error:  # noqa: BLE001 - the worker's edge
+            final = attempt >= MAX_ATTEMPTS
+            self._leave_if_deleted(job)
+            _log.exception(
+                "step.failed",
+                step=step.name,
+                interaction_id=str(job.interaction_id),
+                attempt=attempt,
+                final=final,
+            )
+            away = isinstance(error, UnavailableError)
+            return Failed(UNAVAILABLE if away else INTERNAL, final=final)
+
+    def _record(self, step: Step, job: Job, attempt: int, ended: Outcome | Failed) -> StepStatus:
+        status, cause = _verdict_of(ended)
+
+        def write(scope: Scope) -> None:
+            processing.record(
+                scope, job, name=step.name, attempt=attempt, status=status, cause=cause
+            )
+            if isinstance(ended, Done) and ended.save:
+                ended.save(scope)
+
+        self._write(job.organization_id, write)
+        return status
+
+    def _leave_if_deleted(self, job: Job) -> None:
+        """A step that lost its file under its hands has not failed."""
+        self._write(
+            job.organization_id,
+            lambda scope: processing.load_job(scope, job.interaction_id, job.round),
+        )
+
+    def _leave_if_stopping(self) -> None:
+        if self._stopping.is_set():
+            raise UnfinishedError
+
+    def _discard(self, job: Job, item: Item) -> None:
+        for _, step in self._applicable(job):
+            try:
+                step.discard(item)
+            except UnavailableError as error:
+                # The sweeper removes what stays: no interaction claims it any more.
+                _log.warning("step.discard_failed", step=step.name, error=str(error))
+
+    def _write(self, organization_id: UUID, work: Callable[[Scope], T]) -> T:
+        """A transaction that is tried until the database takes it or the worker stops."""
+        while True:
+            try:
+                with self._database.write(organization_id) as scope:
+                    return work(scope)
+            except UnavailableError:
+                self._stopping.wait(RECONNECT_SECONDS)
+                self._leave_if_stopping()
+
+
+def _verdict_of(ended: Outcome | Failed) -> tuple[StepStatus, Cause | None]:
+    if isinstance(ended, Done):
+        return StepStatus.DONE, None
+    if isinstance(ended, Skipped):
+        return StepStatus.SKIPPED, ended.cause
+    return StepStatus.FAILED, ended.cause

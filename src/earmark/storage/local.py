@@ -1,0 +1,259 @@
+"""Objects as files on a local disk, durable against power loss.
+
+    <root>/staging/<key>.<random>     on its way in
+    <root>/objects/<shard>/<key>      published
+
+An object is synced before it gets its name, and its folder after; the order is the promise.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import secrets
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
+
+from typing_extensions import override
+
+from earmark.errors import NotFoundError, SettingsError, UnavailableError
+from earmark.storage import READ_CHUNK_BYTES, Staged, Store
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from typing_extensions import Buffer
+
+_MODE = 0o600
+_FOLDER_MODE = 0o700
+_IOV_MAX = 512
+"""Buffers in one writev; Linux and macOS take 1,024."""
+
+
+def open_store(url: str) -> LocalStore:
+    """Opens `file:/absolute/path` or `file:relative/path`; makes the folders.
+
+    Raises:
+        SettingsError: the URL names no usable folder.
+    """
+    parts = urlsplit(url)
+    path = unquote(parts.path)
+    if parts.netloc or not path:
+        raise SettingsError("EARMARK_STORAGE_URL must be like file:/srv/earmark/objects.")
+    try:
+        return LocalStore(Path(path).absolute())
+    except OSError as error:
+        raise SettingsError(
+            f"EARMARK_STORAGE_URL names a folder that cannot be used ({error.strerror}); "
+            "create it for this user or name another.",
+        ) from error
+
+
+class LocalStore(Store):
+    """See Store."""
+
+    def __init__(self, root: Path) -> None:
+        self._objects = root / "objects"
+        self._staging = root / "staging"
+        _make_folder(self._staging)
+        _make_folder(self._objects)
+        # All at once and before the first upload, so that publishing never has to wonder whether
+        # the entry of a shard that another process made is already durable.
+        for number in range(256):
+            (self._objects / f"{number:02x}").mkdir(mode=_FOLDER_MODE, exist_ok=True)
+        _sync_folder(self._objects)
+
+    @override
+    def stage(self, key: str) -> Staged:
+        """See Store.stage."""
+        with _unavailable("take a new file"):
+            return _LocalStaged(self._staging, self._place(key))
+
+    @override
+    def put(self, key: str, data: bytes) -> None:
+        """See Store.put."""
+        staged = self.stage(key)
+        try:
+            staged.append([data])
+            staged.publish()
+        except BaseException:
+            staged.discard()
+            raise
+
+    @override
+    def read(self, key: str, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
+        """See Store.read."""
+        with _unavailable("read a file", key):
+            descriptor = os.open(self._place(key), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        chunks = _chunks(descriptor, start, stop)
+        next(chunks)  # from here on, dropping the iterator closes the file
+        return chunks
+
+    @contextlib.contextmanager
+    @override
+    def local_path(self, key: str) -> Iterator[Path]:
+        """See Store.local_path."""
+        path = self._place(key)
+        with _unavailable("read a file", key):
+            path.stat()
+        yield path
+
+    @override
+    def delete(self, key: str) -> None:
+        """See Store.delete."""
+        with _unavailable("remove a file"):
+            self._place(key).unlink(missing_ok=True)
+
+    @override
+    def keys(self, *, older_than_seconds: float) -> Iterator[str]:
+        """See Store.keys."""
+        for shard in os.scandir(self._objects):
+            yield from _stale(Path(shard.path), older_than_seconds)
+
+    @override
+    def sweep_staging(self, *, older_than_seconds: float) -> int:
+        """See Store.sweep_staging."""
+        names = list(_stale(self._staging, older_than_seconds))
+        for name in names:
+            (self._staging / name).unlink(missing_ok=True)
+        return len(names)
+
+    @override
+    def free_bytes(self) -> int:
+        """See Store.free_bytes."""
+        with _unavailable("be measured"):
+            facts = os.statvfs(self._staging)
+        return facts.f_bavail * facts.f_frsize
+
+    @override
+    def check(self) -> None:
+        """See Store.check."""
+        key = f"check-{secrets.token_hex(8)}"
+        self.put(key, b"check")
+        try:
+            whole = b"".join(self.read(key))
+        finally:
+            self.delete(key)
+        if whole != b"check":
+            raise UnavailableError("the storage gave back other bytes than it took")
+
+    def _place(self, key: str) -> Path:
+        # The last digits of an id are random: they spread objects evenly over 256 folders.
+        stem = key.partition(".")[0]
+        return self._objects / stem[-2:] / key
+
+
+class _LocalStaged(Staged):
+    """See Staged."""
+
+    def __init__(self, staging: Path, place: Path) -> None:
+        self._place = place
+        self._path = staging / f"{place.name}.{secrets.token_hex(8)}"
+        flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+        self._descriptor = os.open(self._path, flags, _MODE)
+        self._published = False
+
+    @override
+    def append(self, batch: Sequence[Buffer]) -> None:
+        """See Staged.append."""
+        with _unavailable("take more bytes"):
+            for first in range(0, len(batch), _IOV_MAX):
+                _write_all(self._descriptor, batch[first : first + _IOV_MAX])
+
+    @override
+    def publish(self) -> None:
+        """See Staged.publish."""
+        with _unavailable("keep a file"):
+            os.fsync(self._descriptor)
+            self._path.rename(self._place)
+            self._published = True
+            _sync_folder(self._place.parent)
+            self._close()
+
+    @override
+    def discard(self) -> None:
+        """See Staged.discard."""
+        with contextlib.suppress(OSError):
+            self._close()
+        with contextlib.suppress(OSError):
+            (self._place if self._published else self._path).unlink(missing_ok=True)
+
+    def _close(self) -> None:
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
+
+
+def _write_all(descriptor: int, buffers: Sequence[Buffer]) -> None:
+    """Writes every byte; the kernel may take fewer than it is given."""
+    views = [memoryview(buffer) for buffer in buffers]
+    while views:
+        written = os.writev(descriptor, views)
+        while views and written >= len(views[0]):
+            written -= len(views.pop(0))
+        if written:
+            views[0] = views[0][written:]
+
+
+def _chunks(descriptor: int, start: int, stop: int | None) -> Iterator[bytes]:
+    with os.fdopen(descriptor, "rb", buffering=0) as file:
+        yield b""
+        file.seek(start)
+        left = stop - start if stop is not None else None
+        while left is None or left > 0:
+            size = READ_CHUNK_BYTES if left is None else min(READ_CHUNK_BYTES, left)
+            chunk = file.read(size)
+            if not chunk:
+                return
+            if left is not None:
+                left -= len(chunk)
+            yield chunk
+
+
+def _stale(folder: Path, older_than_seconds: float) -> Iterator[str]:
+    limit = time.time() - older_than_seconds
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            with contextlib.suppress(FileNotFoundError):
+                facts = entry.stat(follow_symlinks=False)
+                # Publishing renames, which is seen in the change time only.
+                if max(facts.st_mtime, facts.st_ctime) <= limit:
+                    yield entry.name
+
+
+def _make_folder(folder: Path) -> None:
+    """Makes a folder that survives power loss, and those above it."""
+    if folder.is_dir():
+        return
+    _make_folder(folder.parent)
+    folder.mkdir(mode=_FOLDER_MODE, exist_ok=True)
+    _sync_folder(folder.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+
+
+@contextlib.contextmanager
+def _unavailable(what: str, key: str = "") -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError as error:
+        if key:
+            raise NotFoundError(key) from error
+        raise UnavailableError(f"the storage cannot {what}: {error.strerror}") from error
+    except OSError as error:
+        wait = 60 if error.errno in _FULL else 5
+        raise UnavailableError(
+            f"the storage cannot {what}: {error.strerror}", retry_after_seconds=wait
+        ) from error

@@ -1,0 +1,86 @@
+"""Logs: one line per fact, as text or JSON, never with a secret or personal data in it."""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+from typing import TYPE_CHECKING, Any
+
+import structlog
+
+if TYPE_CHECKING:
+    from collections.abc import MutableMapping
+
+_SECRET_KEYS = frozenset(
+    {"authorization", "client_secret", "access_token", "token", "secret", "password", "signed_url"}
+)
+_SECRET_TEXT = (
+    (re.compile(r"(?i)\b(bearer|basic)\s+[\w.~+/=-]{8,}"), r"\1 [redacted]"),
+    (re.compile(r"(https?://[^\s?'\"]+)\?[^\s'\"]+"), r"\1?[redacted]"),
+    (re.compile(r"(\w+://[^\s:/@]+):[^\s@/]+@"), r"\1:[redacted]@"),
+)
+# What a terminal or a line-based reader would take for more than text.
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029]")
+
+
+def configure(*, log_format: str = "auto", level: str = "info") -> None:
+    """Sends every log line, those of libraries too, to standard error.
+
+    Args:
+        log_format: "json", "text", or "auto": text on a terminal, else JSON.
+        level: the least severe that is written.
+    """
+    text = log_format == "text" or (log_format == "auto" and sys.stderr.isatty())
+    shared: list[Any] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    last: list[Any] = [structlog.processors.format_exc_info, redact]
+    last.append(
+        structlog.dev.ConsoleRenderer(colors=False)
+        if text
+        else structlog.processors.JSONRenderer()
+    )
+    structlog.configure(
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelName(level.upper())),
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        cache_logger_on_first_use=True,
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last],
+        ),
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level.upper())
+    # These tell of every look at the schema; what goes wrong they raise.
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+
+
+def redact(
+    _logger: Any, _method: str, event: MutableMapping[str, Any]
+) -> MutableMapping[str, Any]:
+    """Removes secrets by the name they stand under and by their form; disarms control bytes."""
+    return {
+        key: "[redacted]" if key.lower() in _SECRET_KEYS else _clean(value)
+        for key, value in event.items()
+    }
+
+
+def _clean(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    for pattern, replacement in _SECRET_TEXT:
+        value = pattern.sub(replacement, value)
+    return value
+
+
+def visible(text: str) -> str:
+    """Text from outside with its control characters escaped, so that it cannot forge a line."""
+    return _CONTROL.sub(lambda match: f"\\u{ord(match[0]):04x}", text)

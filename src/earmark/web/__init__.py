@@ -1,0 +1,85 @@
+"""The way in and out over HTTP: an ASGI app over the heart, which it is given."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import TYPE_CHECKING
+
+from fastapi import FastAPI
+from starlette.routing import Route
+from typing_extensions import override
+
+from earmark.web import api, errors, health, oauth
+from earmark.web.acxapi import agents, hierarchy, upload, wire
+from earmark.web.connection import RequestContext
+from earmark.web.routing import CaselessPaths
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from starlette.types import ASGIApp
+
+    from earmark.access import Access
+    from earmark.directory import Directory
+    from earmark.intake import Intake
+    from earmark.interactions import Interactions
+
+DESCRIPTION = """\
+Hand over call recordings and chat archives with their metadata, and get them back: found,
+played, exported. Get a token from `/connect/token` with a client's id and secret first.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Heart:
+    """What the web reaches, and nothing else of the service.
+
+    Attributes:
+        readiness: the state of each thing that serving needs, "ok" or what is wrong; may block.
+        upload_idle_seconds: an upload is given up after as long without a byte.
+    """
+
+    access: Access
+    intake: Intake
+    interactions: Interactions
+    directory: Directory
+    readiness: Callable[[], Mapping[str, str]]
+    upload_idle_seconds: float
+
+
+class _App(FastAPI):
+    caseless_paths: Sequence[str] = ()
+
+    @override
+    def build_middleware_stack(self) -> ASGIApp:
+        """As FastAPI, with the request's context around all of it, failures included."""
+        stack = CaselessPaths(super().build_middleware_stack(), self.caseless_paths)
+        return RequestContext(stack)
+
+
+def create_app(heart: Heart) -> FastAPI:
+    """The ASGI app: the Upload Media API, `/v1`, tokens, health and `/openapi.json`."""
+    app = _App(
+        title="Earmark",
+        version=version("earmark"),
+        description=DESCRIPTION,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+    )
+    app.state.access = heart.access
+    errors.install(app, wire.refusal)
+    published = (
+        oauth.router(heart.access),
+        upload.router(heart.intake, idle_seconds=heart.upload_idle_seconds),
+        agents.router(heart.directory),
+        hierarchy.router(heart.directory),
+    )
+    own = (api.router(heart.interactions), health.router(heart.readiness))
+    for router in (*published, *own):
+        app.include_router(router)
+    app.caseless_paths = [
+        route.path for router in published for route in router.routes if isinstance(route, Route)
+    ]
+    return app

@@ -1,0 +1,1 @@
+"""The Upload Media API and its neighbours, as published."""

@@ -1,0 +1,195 @@
+"""Agents, as published: `/Agent`."""
+
+from datetime import datetime
+from typing import Annotated, Self
+from uuid import UUID
+
+from fastapi import APIRouter
+from pydantic import Field, Strict
+from starlette.requests import Request
+
+from earmark.directory import MAX_NAME_CHARACTERS, AgentChange, Directory, NewAgent
+from earmark.errors import NotFoundError
+from earmark.model import MAX_INDEXED_CHARACTERS, Agent, Grant, Principal
+from earmark.web.acxapi.body import (
+    Body,
+    Wire,
+    document_body,
+    document_errors,
+    document_parameter,
+    flag,
+    parse,
+    published_names,
+)
+from earmark.web.security import requires
+
+REMOVE = "remove"
+"""The word that unlinks a user or a manager, without regard to case."""
+
+# Lengths are told here and judged by the directory.
+Name = Annotated[str, Field(json_schema_extra={"minLength": 1, "maxLength": MAX_NAME_CHARACTERS})]
+Text = Annotated[str, Field(json_schema_extra={"maxLength": MAX_NAME_CHARACTERS})]
+Code = Annotated[str, Field(json_schema_extra={"maxLength": MAX_INDEXED_CHARACTERS})]
+Id = Annotated[UUID, Strict(False)]
+
+
+class CreateAgent(Wire):
+    """The body that creates an agent."""
+
+    first_name: Name
+    last_name: Name
+    agent_email: Name
+    agent_code: Code | None = None
+    osms: list[Id] | None = None
+    user_id: Text | None = None
+    manager_id: Text | None = None
+    start_date: Text | None = None
+
+
+class UpdateAgent(Wire):
+    """The body that changes an agent: what is absent or null stays as it is."""
+
+    first_name: Name | None = None
+    last_name: Name | None = None
+    agent_email: Name | None = None
+    agent_code: Code | None = None
+    is_active: bool | None = None
+    osms: list[Id] | None = None
+    user_id: Text | None = None
+    manager_id: Text | None = None
+    start_date: Text | None = None
+
+
+class AgentAnswer(Wire):
+    """An agent as it is answered."""
+
+    id: UUID
+    user_id: str | None
+    first_name: str
+    first_initial: str
+    last_name: str
+    agent_email: str
+    agent_code: str | None
+    created_on: datetime
+    modified_on: datetime
+    is_active: bool
+    manager_id: str | None
+    start_date: str | None
+
+    @classmethod
+    def of(cls, agent: Agent) -> Self:
+        """The agent in the words of this API."""
+        return cls(
+            id=agent.id,
+            user_id=agent.user_id,
+            first_name=agent.first_name,
+            first_initial=agent.first_name[:1],
+            last_name=agent.last_name,
+            agent_email=agent.email,
+            agent_code=agent.code,
+            created_on=agent.created_at,
+            modified_on=agent.modified_at,
+            is_active=agent.is_active,
+            manager_id=agent.manager_id,
+            start_date=agent.start_date,
+        )
+
+
+Reader = Annotated[Principal, requires(Grant.READ)]
+Manager = Annotated[Principal, requires(Grant.MANAGE)]
+
+_NAMES = {"email": "agentEmail", "code": "agentCode", "node_ids": "osms"}
+_AGENT_ID = document_parameter("AgentId", "path", {"type": "string", "format": "uuid"})
+_IS_ACTIVE = document_parameter("IsActive", "query", {"type": "boolean"})
+
+
+def router(directory: Directory) -> APIRouter:
+    """The routes of agents."""
+    routes = APIRouter(tags=["Agent"])
+
+    @routes.post(
+        "/Agent",
+        operation_id="createAgent",
+        responses=document_errors(400, 413),
+        openapi_extra=document_body(CreateAgent),
+    )
+    def create(principal: Manager, body: Body) -> AgentAnswer:
+        """Adds an agent; interactions that were uploaded with its code are joined to it."""
+        with published_names(_NAMES):
+            new = _new(parse(CreateAgent, body))
+            return AgentAnswer.of(directory.for_(principal).create_agent(new))
+
+    @routes.get(
+        "/Agent/All",
+        operation_id="listAgents",
+        responses=document_errors(400, 404),
+        openapi_extra={"parameters": [_IS_ACTIVE]},
+    )
+    def every(principal: Reader, request: Request) -> list[AgentAnswer]:
+        """Every agent of the organization; 404 if there is none."""
+        agents = directory.for_(principal).agents(is_active=flag(request, "IsActive"))
+        if not agents:
+            raise NotFoundError("no agents")
+        return [AgentAnswer.of(agent) for agent in agents]
+
+    @routes.get(
+        "/Agent/{AgentId:uuid}",  # noqa: FAST003 (documented below)
+        operation_id="getAgent",
+        responses=document_errors(404),
+        openapi_extra={"parameters": [_AGENT_ID]},
+    )
+    def read(principal: Reader, request: Request) -> AgentAnswer:
+        """One agent."""
+        return AgentAnswer.of(directory.for_(principal).agent(_agent_id(request)))
+
+    @routes.put(
+        "/Agent/{AgentId:uuid}",  # noqa: FAST003 (documented below)
+        operation_id="updateAgent",
+        responses=document_errors(400, 404, 413),
+        openapi_extra={"parameters": [_AGENT_ID], **document_body(UpdateAgent)},
+    )
+    def update(principal: Manager, request: Request, body: Body) -> AgentAnswer:
+        """Changes what is given of an agent."""
+        with published_names(_NAMES):
+            change = _change(parse(UpdateAgent, body))
+            agent = directory.for_(principal).change_agent(_agent_id(request), change)
+        return AgentAnswer.of(agent)
+
+    return routes
+
+
+def _agent_id(request: Request) -> UUID:
+    agent_id: UUID = request.path_params["AgentId"]
+    return agent_id
+
+
+def _new(sent: CreateAgent) -> NewAgent:
+    return NewAgent(
+        first_name=sent.first_name,
+        last_name=sent.last_name,
+        email=sent.agent_email,
+        code=sent.agent_code,
+        node_ids=tuple(sent.osms or ()),
+        user_id=sent.user_id,
+        manager_id=sent.manager_id,
+        start_date=sent.start_date,
+    )
+
+
+def _change(sent: UpdateAgent) -> AgentChange:
+    return AgentChange(
+        first_name=sent.first_name,
+        last_name=sent.last_name,
+        email=sent.agent_email,
+        code=sent.agent_code,
+        is_active=sent.is_active,
+        node_ids=None if sent.osms is None else tuple(sent.osms),
+        user_id=_unless_remove(sent.user_id),
+        manager_id=_unless_remove(sent.manager_id),
+        start_date=sent.start_date,
+    )
+
+
+def _unless_remove(text: str | None) -> str | None:
+    """An empty text, which removes, for the word that asks for it."""
+    return "" if text is not None and text.lower() == REMOVE else text

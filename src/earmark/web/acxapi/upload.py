@@ -1,0 +1,166 @@
+"""`POST /Media/Upload`: the form is read as it comes, judged as soon as it can be, and kept."""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from contextlib import AsyncExitStack, aclosing
+from typing import TYPE_CHECKING, Annotated
+
+from fastapi import APIRouter
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+
+from earmark.errors import RefusedError
+from earmark.model import Grant, Principal
+from earmark.web.acxapi import wire
+from earmark.web.errors import Answer, respond
+from earmark.web.multipart import IdleError, Part, boundary_of, malformed, parts
+from earmark.web.security import requires
+
+if TYPE_CHECKING:
+    from earmark.intake import Accepted, Intake, OrganizationIntake, Stage
+    from earmark.model import Submission
+
+FORM_GRACE_BYTES = 1024 * 1024
+"""What a form may hold beside its file; `Content-Length` counts both."""
+
+MAX_URL_BYTES = 16 * 1024
+
+_NOT_MULTIPART = Answer(
+    415,
+    "not_multipart",
+    "Send the request as multipart/form-data with a boundary.",
+    {"Accept-Post": "multipart/form-data"},
+)
+_IDLE = Answer(
+    408, "idle", "Nothing came for too long, so the upload was given up. Send it again."
+)
+_GONE = Response(status_code=499)  # nobody reads it; the number is for the log
+
+
+def router(intake: Intake, *, idle_seconds: float) -> APIRouter:
+    """The route; `idle_seconds` without a byte end an upload."""
+    routes = APIRouter(tags=["Media"])
+
+    @routes.post("/Media/Upload", operation_id="uploadMedia", summary="Upload Media")
+    async def upload_media(
+        request: Request, principal: Annotated[Principal, requires(Grant.INGEST)]
+    ) -> Response:
+        boundary = boundary_of(request.headers.get("content-type", ""))
+        if boundary is None:
+            return respond(request, _NOT_MULTIPART)
+        bound = intake.for_(principal)
+        await bound.admit(_announced(request))
+        try:
+            async with AsyncExitStack() as stack:
+                upload = _Upload(bound, stack)
+                await upload.read(request, boundary, idle_seconds)
+                accepted = await upload.commit()
+        except IdleError:
+            return respond(request, _IDLE)
+        except ClientDisconnect:
+            return _GONE
+        return _ok(accepted)
+
+    return routes
+
+
+def _announced(request: Request) -> int | None:
+    """The least that the file must have, by `Content-Length`; None if nothing is said."""
+    length = request.headers.get("content-length")
+    return max(0, int(length) - FORM_GRACE_BYTES) if length else None
+
+
+def _ok(accepted: Accepted) -> Response:
+    return JSONResponse(
+        wire.accepted(accepted),
+        headers={"Repr-Digest": f"sha-256=:{b64encode(accepted.sha256).decode()}:"},
+    )
+
+
+class _Upload:
+    """One upload while its form is read; the parts may come in any order."""
+
+    def __init__(self, intake: OrganizationIntake, stack: AsyncExitStack) -> None:
+        self._intake = intake
+        self._stack = stack
+        self._texts: dict[str, bytearray] = {}
+        self._seen: set[str] = set()
+        self._now = ""
+        self._file: wire.FilePart | None = None
+        self._stage: Stage | None = None
+        self._submission: Submission | None = None
+
+    async def read(self, request: Request, boundary: str, idle_seconds: float) -> None:
+        """Reads the whole form; raises as soon as it cannot be accepted any more."""
+        limit = self._intake.max_upload_bytes + FORM_GRACE_BYTES
+        form = parts(request, boundary, max_bytes=limit, idle_seconds=idle_seconds)
+        async with aclosing(form) as events:
+            async for event in events:
+                if isinstance(event, Part):
+                    await self._begin(event)
+                elif event is None:
+                    await self._end()
+                else:
+                    await self._take(event)
+        if self._submission is None or self._text("signedurl"):
+            await self._judge()
+
+    async def commit(self) -> Accepted:
+        """Keeps what was read; it was judged, so both are there."""
+        if self._stage is None or self._submission is None:
+            raise RuntimeError("an upload that was not judged is not committed")
+        return await self._intake.commit(self._stage, self._submission)
+
+    async def _begin(self, part: Part) -> None:
+        self._now = part.name
+        if part.name not in _PARTS:
+            return
+        if part.name in self._seen:
+            raise malformed(f"The part {part.name} comes twice.")
+        self._seen.add(part.name)
+        if part.name == "file":
+            self._file = wire.file_part(part.file_name or "")
+            if "metadata" in self._texts:
+                await self._judge()
+            if self._file.allowed:
+                stage = self._intake.stage(self._file.extension)
+                self._stage = await self._stack.enter_async_context(stage)
+
+    async def _take(self, chunk: bytes) -> None:
+        if self._now == "file" and self._stage is not None:
+            await self._stage.append(chunk)
+            self._check_content()
+        elif self._now in _PARTS and self._now != "file":
+            text = self._texts.setdefault(f"{self._now}…", bytearray())
+            text += chunk[: _PARTS[self._now] + 1 - len(text)]
+
+    async def _end(self) -> None:
+        """A part is whole."""
+        if self._now == "file" and self._stage is not None:
+            await self._stage.finish()
+            self._check_content()
+        elif self._now in _PARTS and self._now != "file":
+            self._texts[self._now] = self._texts.pop(f"{self._now}…", bytearray())
+        if self._now == "metadata" and self._file is not None:
+            await self._judge()
+
+    async def _judge(self) -> None:
+        """Judges all that is known: once metadata and file header are, or the form has ended."""
+        self._submission = wire.read_submission(
+            bytes(self._texts.get("metadata", b"")), self._file, self._text("signedurl")
+        )
+        await self._intake.check(self._submission, self._stage)
+        self._check_content()
+
+    def _check_content(self) -> None:
+        """Content is judged after everything else, whatever came first."""
+        if self._submission is not None and self._stage is not None and self._stage.fault:
+            raise RefusedError([self._stage.fault])
+
+    def _text(self, name: str) -> str:
+        return self._texts.get(name, b"").decode(errors="replace").strip()
+
+
+_PARTS = {"file": 0, "metadata": wire.MAX_METADATA_BYTES, "signedurl": MAX_URL_BYTES}
+"""The parts that are read → how many bytes of their text are kept to be judged."""

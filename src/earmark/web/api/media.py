@@ -1,0 +1,145 @@
+"""Media over HTTP: ranges, validators, digest and a name to save it under.
+
+Source: RFC 9110 (sections 8.8, 13 and 14), RFC 9530, RFC 6266.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+from http import HTTPStatus
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+from starlette.responses import Response, StreamingResponse
+
+from earmark.model import extension
+from earmark.web.errors import Answer, Problem
+
+if TYPE_CHECKING:
+    from starlette.datastructures import Headers
+
+    from earmark.interactions import Media
+
+CONTENT_TYPES = {
+    ".wav": "audio/wav",
+    ".mp3": "audio/mpeg",
+    ".mp4": "audio/mp4",
+    ".m4a": "audio/mp4",
+    ".ogg": "audio/ogg",
+    ".opus": "audio/ogg",
+    ".tar": "application/x-tar",
+    ".zip": "application/zip",
+}
+"""What a file of each extension says it is."""
+
+_RANGE = re.compile(r"bytes=\s*(\d{0,19})-(\d{0,19})\s*", re.ASCII | re.IGNORECASE)
+"""One range. Anything else may be ignored (RFC 9110 section 14.2), and is."""
+
+_UNSAFE = re.compile(r"[^ !#$&()+,.:;=@\[\]^_`{|}~0-9A-Za-z-]", re.ASCII)
+"""What a quoted file name had better not hold: agents differ about quotes and about %."""
+
+
+class UnsatisfiableError(ValueError):
+    """The range lies outside the media."""
+
+
+def headers_of(media: Media) -> dict[str, str]:
+    """What every answer about the media says of all of it."""
+    return {
+        "ETag": f'"{media.sha256.hex()}"',
+        "Repr-Digest": f"sha-256=:{base64.b64encode(media.sha256).decode()}:",
+        "Accept-Ranges": "bytes",
+        "Cache-Control": "private, no-cache",  # kept by the caller alone, and asked for each time
+        "Content-Type": CONTENT_TYPES[extension(media.file_name)],
+        "Content-Disposition": disposition(media.file_name),
+        "X-Content-Type-Options": "nosniff",
+    }
+
+
+def head(media: Media, sent: Headers) -> Response:
+    """The answer to HEAD: as GET's of the whole, without it."""
+    headers = headers_of(media)
+    if _known(sent, headers["ETag"]):
+        return _not_modified(headers)
+    return Response(headers={**headers, "Content-Length": str(media.size_bytes)})
+
+
+def get(media: Media, sent: Headers) -> Response:
+    """The answer to GET: the media, or the range of it that was asked for."""
+    headers = headers_of(media)
+    if _known(sent, headers["ETag"]):
+        return _not_modified(headers)
+    try:
+        part = _wanted(sent, media.size_bytes, headers["ETag"])
+    except UnsatisfiableError:
+        return _unsatisfiable(media.size_bytes)
+    status, (start, stop) = HTTPStatus.OK, part or (0, media.size_bytes)
+    if part is not None:
+        status = HTTPStatus.PARTIAL_CONTENT
+        headers["Content-Range"] = f"bytes {start}-{stop - 1}/{media.size_bytes}"
+    headers["Content-Length"] = str(stop - start)
+    # Opened before the head of the answer is sent, so that a deleted file is still a 404.
+    return StreamingResponse(media.read(start, stop), status, headers)
+
+
+def parse_range(sent: str, size_bytes: int) -> tuple[int, int] | None:
+    """The first byte that a `Range` field wants and the one after its last.
+
+    Returns:
+        None where the field is to be ignored: another unit, several ranges, or malformed.
+
+    Raises:
+        UnsatisfiableError: it wants nothing that is there.
+    """
+    match = _RANGE.fullmatch(sent)
+    if match is None or match.groups() == ("", ""):
+        return None
+    first, last = match.groups()
+    if not first:  # a suffix: the last so many bytes
+        start, stop = max(0, size_bytes - int(last)), size_bytes
+    else:
+        start, stop = int(first), min(size_bytes, int(last) + 1 if last else size_bytes)
+        if last and int(last) < start:
+            return None
+    if start >= size_bytes:
+        raise UnsatisfiableError
+    return start, stop
+
+
+def disposition(file_name: str) -> str:
+    """Saves under the name's last segment: in ASCII for old agents, exactly for the others."""
+    name = file_name.rpartition("/")[2]
+    plain = _UNSAFE.sub("_", name)
+    exact = "" if plain == name else f"; filename*=UTF-8''{quote(name, safe='')}"
+    return f'attachment; filename="{plain}"{exact}'
+
+
+def _known(sent: Headers, etag: str) -> bool:
+    """Whether the caller has these bytes already: weak comparison, RFC 9110 section 13.1.2."""
+    tags = [tag.strip() for field in sent.getlist("if-none-match") for tag in field.split(",")]
+    return "*" in tags or etag in [tag.removeprefix("W/") for tag in tags]
+
+
+def _wanted(sent: Headers, size_bytes: int, etag: str) -> tuple[int, int] | None:
+    condition = sent.get("if-range")
+    if "range" not in sent or (condition is not None and condition.strip() != etag):
+        return None
+    return parse_range(sent["range"], size_bytes)
+
+
+def _not_modified(headers: dict[str, str]) -> Response:
+    kept = {name: headers[name] for name in ("ETag", "Repr-Digest", "Cache-Control")}
+    return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=kept)
+
+
+def _unsatisfiable(size_bytes: int) -> Response:
+    sentence = f"The range lies outside the media, which has {size_bytes} bytes."
+    return Problem(
+        Answer(
+            HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE,
+            "range_not_satisfiable",
+            sentence,
+            {"Content-Range": f"bytes */{size_bytes}", "Accept-Ranges": "bytes"},
+        )
+    )

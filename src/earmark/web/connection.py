@@ -1,0 +1,112 @@
+"""What every request and answer bears, whatever the route: the request id, and early ends."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+import uuid
+from typing import TYPE_CHECKING
+
+import structlog
+from starlette.datastructures import Headers, MutableHeaders
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+DRAIN_BYTES = 16 * 1024 * 1024
+DRAIN_SECONDS = 5.0
+"""How much of a refused body is still read, so that the caller gets to the answer.
+
+A connection that is closed while bytes are on their way is reset, and a reset can take the
+answer away with it. Most uploads end within this; a longer one is cut off, as it should be.
+"""
+
+_SAFE_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}", re.ASCII)
+
+log = structlog.get_logger()
+
+
+class RequestContext:
+    """Names each request, tells of it once in the log, and ends early answers well.
+
+    The caller's own `X-Request-Id` is used if it is at most 128 safe characters. An answer that
+    is sent before the body was read whole closes the connection.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See ASGI."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        request = _Request(scope, receive, send)
+        with structlog.contextvars.bound_contextvars(request_id=request.id):
+            try:
+                await self._app(scope, request.receive, request.send)
+            except Exception:
+                # The answer was sent already, further in; here it is told, once.
+                log.exception("request failed")
+            finally:
+                log.info(
+                    "request",
+                    method=scope["method"],
+                    path=scope["path"],
+                    status=request.status,
+                    milliseconds=round((time.perf_counter() - request.began) * 1000, 1),
+                )
+
+
+class _Request:
+    """One request: what was read of its body and what was answered."""
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = Headers(scope=scope)
+        sent = headers.get("x-request-id", "")
+        self.id = sent if _SAFE_ID.fullmatch(sent) else uuid.uuid4().hex
+        self.began = time.perf_counter()
+        self.status = 0
+        self._scope = scope
+        self._receive = receive
+        self._send = send
+        length = headers.get("content-length", "0")
+        self._unread = "transfer-encoding" in headers or length != "0"
+        # A caller that waits for 100 Continue has sent nothing, and reading would ask it to.
+        self._waits = headers.get("expect", "").lower() == "100-continue"
+        self._closes = False
+
+    async def receive(self) -> Message:
+        """Passes on what comes, noticing the end."""
+        message = await self._receive()
+        self._waits = False
+        if not message.get("more_body", False):
+            self._unread = False
+        return message
+
+    async def send(self, message: Message) -> None:
+        """Adds what every answer bears; closes early answers gently."""
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            headers = MutableHeaders(scope=message)
+            headers["X-Request-Id"] = self.id
+            for name, value in self._scope.get("state", {}).get("headers", {}).items():
+                headers[name] = value
+            if self._unread:
+                self._closes = True
+                headers["Connection"] = "close"
+        elif self._closes and not message.get("more_body", False) and not self._waits:
+            await self._send({**message, "more_body": True})
+            await self._drain()
+            message = {"type": "http.response.body", "body": b""}
+        await self._send(message)
+
+    async def _drain(self) -> None:
+        left = DRAIN_BYTES
+        try:
+            async with asyncio.timeout(DRAIN_SECONDS):
+                while self._unread and left > 0:
+                    left -= len((await self.receive()).get("body", b""))
+        except TimeoutError:
+            return

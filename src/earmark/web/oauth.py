@@ -1,0 +1,320 @@
+"""The token endpoint, and the documents by which clients and verifiers find it and its keys.
+
+Source: RFC 6749 (section 4.4, client credentials), RFC 8414, OpenID Connect Discovery, RFC 7517.
+"""
+
+from __future__ import annotations
+
+import base64
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import parse_qsl, unquote_plus
+
+from fastapi import APIRouter, Request
+from fastapi.concurrency import run_in_threadpool
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel
+from starlette.requests import ClientDisconnect
+
+from earmark.access import SCOPE
+from earmark.errors import InvalidError, UnauthenticatedError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from earmark.access import Access, TokenGrant
+
+TOKEN_PATH = "/connect/token"  # noqa: S105
+OPENID_PATH = "/.well-known/openid-configuration"
+METADATA_PATH = "/.well-known/oauth-authorization-server"
+KEYS_PATH = "/.well-known/openid-configuration/jwks"
+
+GRANT_TYPE = "client_credentials"
+
+MAX_FORM_BYTES = 8 * 1024
+"""A token request has about 300; more is not read."""
+
+MAX_FORM_FIELDS = 32
+
+_FORM = "application/x-www-form-urlencoded"
+
+_NO_STORE = {"Cache-Control": "no-store", "Pragma": "no-cache"}
+"""Source: RFC 6749 section 5.1."""
+
+_DISCOVERY_CACHED = {"Cache-Control": "public, max-age=3600"}
+_KEYS_CACHED = {"Cache-Control": "public, max-age=300"}
+"""A verifier may learn of a new key this much later: a rotation must publish it before."""
+
+
+class TokenAnswer(BaseModel):
+    """An access token. Source: RFC 6749 section 5.1."""
+
+    access_token: str
+    token_type: Literal["Bearer"] = "Bearer"  # noqa: S105
+    expires_in: int
+    scope: str
+
+
+class OAuthError(BaseModel):
+    """Why there is no token. Source: RFC 6749 section 5.2."""
+
+    error: Literal["invalid_request", "invalid_client", "unsupported_grant_type", "invalid_scope"]
+    error_description: str
+
+
+class ServerMetadata(BaseModel):
+    """What a client must know of this authorization server. Source: RFC 8414 section 2."""
+
+    issuer: str
+    token_endpoint: str
+    jwks_uri: str
+    scopes_supported: list[str]
+    response_types_supported: list[str]
+    grant_types_supported: list[str]
+    token_endpoint_auth_methods_supported: list[str]
+
+
+class OpenIdMetadata(ServerMetadata):
+    """The same with the fields that readers of OpenID Connect Discovery demand."""
+
+    subject_types_supported: list[str]
+    id_token_signing_alg_values_supported: list[str]
+
+
+class KeySet(BaseModel):
+    """The public keys of every token that may be valid. Source: RFC 7517 section 5."""
+
+    keys: list[dict[str, Any]]
+
+
+class _RefusedError(Exception):
+    """An answer of RFC 6749 section 5.2."""
+
+    def __init__(
+        self,
+        error: str,
+        description: str,
+        *,
+        status: int = 400,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(error)
+        self.error = error
+        self.description = description
+        self.status = status
+        self.headers = headers or {}
+
+    def answer(self) -> JSONResponse:
+        content = {"error": self.error, "error_description": self.description}
+        return JSONResponse(content, self.status, {**_NO_STORE, **self.headers})
+
+
+@dataclass(frozen=True, slots=True)
+class _Credentials:
+    client_id: str
+    secret: str
+    by_header: bool
+
+
+def router(access: Access) -> APIRouter:
+    """The routes of this module; none of them needs a token."""
+    made = APIRouter(tags=["OAuth"])
+    _add_token(made, access)
+    _add_discovery(made, access)
+    return made
+
+
+def _add_token(made: APIRouter, access: Access) -> None:
+    @made.post(
+        TOKEN_PATH,
+        operation_id="create_token",
+        summary="Get an access token for a client's id and secret",
+        response_model=TokenAnswer,
+        responses=_TOKEN_RESPONSES,
+        openapi_extra=_TOKEN_REQUEST,
+    )
+    async def create_token(request: Request) -> JSONResponse:
+        """The client authenticates by `client_id` and `client_secret` in the form, or by Basic."""
+        try:
+            form = _fields(await _body(request))
+            credentials = _credentials(request.headers.getlist("authorization"), form)
+            grant = await run_in_threadpool(_grant, access, credentials, form)
+        except _RefusedError as refused:
+            return refused.answer()
+        answer = TokenAnswer(
+            access_token=grant.access_token, expires_in=grant.expires_in, scope=grant.scope
+        )
+        return JSONResponse(answer.model_dump(), headers=_NO_STORE)
+
+
+def _add_discovery(made: APIRouter, access: Access) -> None:
+    metadata = _metadata(access.issuer)
+    openid = OpenIdMetadata(
+        **metadata.model_dump(),
+        # No ID token is ever issued, yet several readers refuse a document without these.
+        subject_types_supported=["public"],
+        id_token_signing_alg_values_supported=["ES256"],
+    )
+
+    # KEYS_PATH begins with OPENID_PATH; both are whole-path matches, so their order is free.
+    @made.get(OPENID_PATH, operation_id="get_openid_configuration", response_model=OpenIdMetadata)
+    async def get_openid_configuration() -> JSONResponse:
+        """Where tokens and keys are, as OpenID Connect Discovery has it."""
+        return JSONResponse(openid.model_dump(), headers=_DISCOVERY_CACHED)
+
+    @made.get(
+        METADATA_PATH,
+        operation_id="get_authorization_server_metadata",
+        response_model=ServerMetadata,
+    )
+    async def get_authorization_server_metadata() -> JSONResponse:
+        """Where tokens and keys are, as RFC 8414 has it."""
+        return JSONResponse(metadata.model_dump(), headers=_DISCOVERY_CACHED)
+
+    @made.get(KEYS_PATH, operation_id="get_keys", response_model=KeySet, responses=_UNAVAILABLE)
+    def get_keys() -> JSONResponse:
+        """The public keys that verify access tokens, as a JWK set."""
+        keys = [dict(key) for key in access.published_keys()]
+        return JSONResponse({"keys": keys}, headers=_KEYS_CACHED)
+
+
+def _metadata(issuer: str) -> ServerMetadata:
+    return ServerMetadata(
+        issuer=issuer,
+        token_endpoint=issuer + TOKEN_PATH,
+        jwks_uri=issuer + KEYS_PATH,
+        scopes_supported=[SCOPE],
+        # The field is required and must not be empty; there is no authorization endpoint.
+        response_types_supported=["none"],
+        grant_types_supported=[GRANT_TYPE],
+        token_endpoint_auth_methods_supported=["client_secret_basic", "client_secret_post"],
+    )
+
+
+def _grant(access: Access, credentials: _Credentials, form: Mapping[str, str]) -> TokenGrant:
+    """The token, or the first refusal: the client is judged before the grant and its scope."""
+    client_id, secret = credentials.client_id, credentials.secret
+    try:
+        if form.get("grant_type") == GRANT_TYPE:
+            return access.grant_token(client_id, secret, form.get("scope", ""))
+        access.identify(client_id, secret)
+    except UnauthenticatedError as error:
+        raise _invalid_client(str(error), by_header=credentials.by_header) from None
+    except InvalidError:
+        raise _RefusedError("invalid_scope", f"The only scope is {SCOPE}.") from None
+    if "grant_type" not in form:
+        raise _RefusedError("invalid_request", f"Send grant_type={GRANT_TYPE}.")
+    raise _RefusedError("unsupported_grant_type", f"The only grant type is {GRANT_TYPE}.")
+
+
+async def _body(request: Request) -> bytes:
+    """The whole form. A longer one is not read to its end: the connection closes instead."""
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media_type != _FORM:
+        raise _RefusedError("invalid_request", f"Send the request as {_FORM}.", headers=_CLOSE)
+    body = bytearray()
+    try:
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > MAX_FORM_BYTES:
+                too_long = f"The form is longer than {MAX_FORM_BYTES} bytes."
+                raise _RefusedError("invalid_request", too_long, headers=_CLOSE)
+    except ClientDisconnect:
+        raise _RefusedError("invalid_request", "The form ended early.") from None
+    return bytes(body)
+
+
+_CLOSE = {"Connection": "close"}
+"""Otherwise the server would go on swallowing what it will not read."""
+
+
+def _fields(body: bytes) -> dict[str, str]:
+    """The form's fields; one without a value counts as absent. Source: RFC 6749 section 3.2."""
+    try:
+        pairs = parse_qsl(
+            body.decode(), keep_blank_values=True, errors="strict", max_num_fields=MAX_FORM_FIELDS
+        )
+    except ValueError:
+        malformed = f"The body is no {_FORM} in UTF-8 with at most {MAX_FORM_FIELDS} fields."
+        raise _RefusedError("invalid_request", malformed) from None
+    fields = dict(pairs)
+    if len(fields) != len(pairs):
+        raise _RefusedError("invalid_request", "A parameter comes twice.")
+    return {name: value for name, value in fields.items() if value}
+
+
+def _credentials(headers: list[str], form: Mapping[str, str]) -> _Credentials:
+    """Who the client says it is, by one way and not two. Source: RFC 6749 section 2.3."""
+    if len(headers) > 1:
+        raise _RefusedError("invalid_request", "The Authorization header comes twice.")
+    scheme, _, encoded = headers[0].partition(" ") if headers else ("", "", "")
+    if scheme.lower() != "basic":
+        return _from_form(form, by_header=bool(headers))
+    client_id, secret = _basic(encoded)
+    if "client_secret" in form or form.get("client_id", client_id) != client_id:
+        raise _RefusedError("invalid_request", "Authenticate by Basic or by the form, not both.")
+    return _Credentials(client_id, secret, by_header=True)
+
+
+def _from_form(form: Mapping[str, str], *, by_header: bool) -> _Credentials:
+    if "client_id" in form and "client_secret" in form:
+        return _Credentials(form["client_id"], form["client_secret"], by_header=False)
+    raise _invalid_client(
+        "Send client_id and client_secret, in the form or by Basic.", by_header=by_header
+    )
+
+
+def _basic(encoded: str) -> tuple[str, str]:
+    """The two halves of Basic, each form-encoded. Source: RFC 6749 section 2.3.1."""
+    try:
+        user, colon, password = (
+            base64.b64decode(encoded.strip(), validate=True).decode().partition(":")
+        )
+        halves = unquote_plus(user, errors="strict"), unquote_plus(password, errors="strict")
+    except ValueError:
+        colon, halves = "", ("", "")
+    if not colon:
+        raise _invalid_client("The Basic credentials are malformed.", by_header=True)
+    return halves
+
+
+def _invalid_client(description: str, *, by_header: bool) -> _RefusedError:
+    headers = {"WWW-Authenticate": 'Basic realm="earmark", charset="UTF-8"'} if by_header else {}
+    return _RefusedError("invalid_client", description, status=401, headers=headers)
+
+
+_UNAVAILABLE: dict[int | str, dict[str, Any]] = {
+    503: {"description": "The database cannot serve now; see Retry-After."}
+}
+
+_TOKEN_RESPONSES: dict[int | str, dict[str, Any]] = {
+    400: {"model": OAuthError, "description": "The request, its grant type or scope is wrong."},
+    401: {"model": OAuthError, "description": "Unknown client or wrong secret."},
+    **_UNAVAILABLE,
+}
+
+_TOKEN_REQUEST: dict[str, Any] = {
+    "security": [],
+    "requestBody": {
+        "required": True,
+        "content": {
+            _FORM: {
+                "schema": {
+                    "type": "object",
+                    "required": ["grant_type"],
+                    "maxProperties": MAX_FORM_FIELDS,
+                    "additionalProperties": {"type": "string"},
+                    "properties": {
+                        "grant_type": {"type": "string", "enum": [GRANT_TYPE]},
+                        "scope": {"type": "string", "enum": [SCOPE], "default": SCOPE},
+                        "client_id": {
+                            "type": "string",
+                            "description": "With client_secret, unless Basic is used.",
+                        },
+                        "client_secret": {"type": "string", "format": "password"},
+                    },
+                }
+            }
+        },
+    },
+}

@@ -1,0 +1,59 @@
+"""Who is calling, and may they: the dependency that every protected route has."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from fastapi import Depends
+from fastapi.concurrency import run_in_threadpool
+from fastapi.security import OAuth2
+from fastapi.security.utils import get_authorization_scheme_param
+from starlette.requests import Request  # noqa: TC002 - FastAPI reads it from the annotation
+
+from earmark.errors import UnauthenticatedError
+
+if TYPE_CHECKING:
+    from earmark.access import Access, RateState
+    from earmark.model import Grant, Principal
+
+# auto_error is off: a missing token is told by our own error, in the form of the API called.
+_SCHEME = OAuth2(
+    flows={"clientCredentials": {"tokenUrl": "/connect/token", "scopes": {"acxapi": "All"}}},
+    auto_error=False,
+)
+
+
+def requires(grant: Grant) -> Any:
+    """A dependency that yields the Principal, having judged token, grant and rate, in order.
+
+    Raises:
+        UnauthenticatedError: no token, or a bad one.
+        ForbiddenError: the client lacks the scope or the grant.
+        RateLimitedError: the client sends too much.
+    """
+
+    async def principal(request: Request) -> Principal:
+        access: Access = request.app.state.access
+        scheme, token = get_authorization_scheme_param(request.headers.get("authorization"))
+        if scheme.lower() != "bearer" or not token:
+            raise UnauthenticatedError("Send an access token as a Bearer token.", presented=False)
+        found = access.recall(token)
+        if found is None:
+            found = await run_in_threadpool(access.authenticate, token)
+        access.require(found, grant)
+        state = access.charge(found.client_id)
+        if state is not None:
+            request.state.headers = _rate_headers(state)
+        return found
+
+    return Depends(principal)
+
+
+def _rate_headers(state: RateState) -> dict[str, str]:
+    """Source: draft-ietf-httpapi-ratelimit-headers-10."""
+    limit = state.limit
+    return {
+        "RateLimit-Policy": f'"client";q={limit.count};w={limit.seconds}',
+        "RateLimit": f'"client";r={state.remaining};t={math.ceil(state.reset_seconds)}',
+    }

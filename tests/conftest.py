@@ -1,0 +1,204 @@
+"""What every test may ask for: an empty database of either kind, and two organizations in it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from typing import TYPE_CHECKING, Any
+
+import hypothesis
+import pytest
+import sqlalchemy as sa
+
+from earmark.database import Database, tables
+from earmark.database.migrate import upgrade
+from earmark.model import Grant, Principal, new_id, now
+from postgres import URL_VARIABLE, Cluster, PostgresError, Server
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+    from uuid import UUID
+
+_CLUSTER = pytest.StashKey[Cluster]()
+
+# No deadlines: the machines are shared, and a slow moment is no fault.
+hypothesis.settings.register_profile("usual", deadline=None)
+hypothesis.settings.register_profile("thorough", deadline=None, max_examples=2000)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Adds --thorough."""
+    explanation = "also run the tests marked thorough, and many more examples of each property"
+    parser.addoption("--thorough", action="store_true", help=explanation)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Makes --thorough hold."""
+    thorough = config.getoption("--thorough")
+    hypothesis.settings.load_profile("thorough" if thorough else "usual")
+    config.addinivalue_line("markers", "thorough: takes long; runs with --thorough alone")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leaves out what takes long, unless it is wanted."""
+    if config.getoption("--thorough"):
+        return
+    long = [item for item in items if item.get_closest_marker("thorough")]
+    config.hook.pytest_deselected(items=long)
+    items[:] = [item for item in items if item not in long]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Starts PostgreSQL before the first worker process of pytest-xdist and tells it to each."""
+    node.workerinput["postgres_url"] = _server_url(node.config)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Stops the PostgreSQL that this process started, if it did."""
+    cluster = config.stash.get(_CLUSTER, None)
+    if cluster is not None:
+        cluster.stop()
+
+
+def _server_url(config: pytest.Config) -> str:
+    """The server of this run; started on the first call unless one is given."""
+    given = os.environ.get(URL_VARIABLE)
+    if given:
+        return given
+    if hasattr(config, "workerinput"):
+        url: str = config.workerinput["postgres_url"]
+        return url
+    if _CLUSTER not in config.stash:
+        try:
+            config.stash[_CLUSTER] = Cluster()
+        except PostgresError as error:
+            pytest.exit(str(error), returncode=pytest.ExitCode.USAGE_ERROR)
+    return config.stash[_CLUSTER].url
+
+
+def _upgrade(url: str) -> None:
+    """Makes the newest schema in an empty database."""
+    database = Database(url)
+    upgrade(database)
+    database.close()
+
+
+@pytest.fixture(scope="session")
+def postgres_server(request: pytest.FixtureRequest) -> Iterator[Server]:
+    """The PostgreSQL on which databases can be made."""
+    try:
+        server = Server(_server_url(request.config))
+    except PostgresError as error:
+        pytest.exit(str(error), returncode=pytest.ExitCode.USAGE_ERROR)
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="session")
+def postgres_template(postgres_server: Server) -> Iterator[str]:
+    """The name of an empty PostgreSQL database with the schema, to be copied."""
+    name = postgres_server.create()
+    _upgrade(postgres_server.url(name))
+    yield name
+    postgres_server.drop(name)
+
+
+@pytest.fixture(scope="session")
+def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty SQLite database with the schema, to be copied."""
+    path = tmp_path_factory.mktemp("template") / "earmark.sqlite3"
+    _upgrade(f"sqlite:///{path}")
+    return path
+
+
+@pytest.fixture
+def sqlite_url(sqlite_template: Path, tmp_path: Path) -> str:
+    """The URL of an empty SQLite database with the schema, for this test alone."""
+    path = tmp_path / "earmark.sqlite3"
+    shutil.copyfile(sqlite_template, path)
+    return f"sqlite:///{path}"
+
+
+@pytest.fixture
+def postgres_url(postgres_server: Server, postgres_template: str) -> Iterator[str]:
+    """The URL of an empty PostgreSQL database with the schema, for this test alone."""
+    name = postgres_server.create(postgres_template)
+    yield postgres_server.url(name)
+    postgres_server.drop(name)
+
+
+@pytest.fixture(scope="session")
+def postgres_shared_url(postgres_server: Server, postgres_template: str) -> Iterator[str]:
+    """The URL of a PostgreSQL database that many tests use, one after the other."""
+    name = postgres_server.create(postgres_template)
+    yield postgres_server.url(name)
+    postgres_server.drop(name)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_kind(request: pytest.FixtureRequest) -> str:
+    """Which of the two databases a test runs on: once on each."""
+    kind: str = request.param
+    return kind
+
+
+@pytest.fixture
+def database_url(request: pytest.FixtureRequest, database_kind: str) -> str:
+    """The URL of an empty database with the schema, for this test alone; for real servers."""
+    name = "sqlite_url" if database_kind == "sqlite" else "postgres_url"
+    url: str = request.getfixturevalue(name)
+    return url
+
+
+@pytest.fixture
+def database(request: pytest.FixtureRequest, database_kind: str) -> Iterator[Database]:
+    """An empty database with the schema; that of `database_url` if the test has one."""
+    if database_kind == "sqlite" or "database_url" in request.fixturenames:
+        database = Database(request.getfixturevalue("database_url"))
+    else:
+        database = Database(request.getfixturevalue("postgres_shared_url"))
+        _empty(database)
+    yield database
+    database.close()
+
+
+@pytest.fixture
+def organization(database: Database) -> UUID:
+    """The id of an organization in the database."""
+    return _organization(database, "First")
+
+
+@pytest.fixture
+def other_organization(database: Database) -> UUID:
+    """The id of a second organization in the same database."""
+    return _organization(database, "Second")
+
+
+@pytest.fixture
+def principal(organization: UUID) -> Principal:
+    """A caller who may do everything in the first organization."""
+    return Principal(organization, "first-client", frozenset(Grant))
+
+
+@pytest.fixture
+def other_principal(other_organization: UUID) -> Principal:
+    """A caller who may do everything in the second organization."""
+    return Principal(other_organization, "second-client", frozenset(Grant))
+
+
+def _empty(database: Database) -> None:
+    # Row by row, not TRUNCATE: an eighth of the time where there are few rows.
+    with database.write(None) as scope:
+        scope.run(sa.text("SET LOCAL lock_timeout = '5s'"))
+        for table in reversed(tables.metadata.sorted_tables):
+            scope.run(sa.delete(table))
+
+
+def _organization(database: Database, name: str) -> UUID:
+    organization_id = new_id()
+    with database.write(None) as scope:
+        row = {"id": organization_id, "name": name, "created_at": now()}
+        scope.insert(tables.organization, row)
+    return organization_id

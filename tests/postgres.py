@@ -1,0 +1,196 @@
+"""A PostgreSQL server for the tests: the one given, or one of our own for this run.
+
+Databases are made and dropped on it under a role that is no superuser, since row-level security
+never binds one.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from uuid import uuid4
+
+import psycopg
+import sqlalchemy as sa
+from psycopg import sql
+
+URL_VARIABLE = "EARMARK_TEST_DATABASE_URL"
+ROLE = "earmark"
+START_SECONDS = 30
+
+MISSING = (
+    "The tests need PostgreSQL 15 or later. Install it:\n"
+    "    sudo apt-get install -y postgresql\n"
+    f"or name a server in {URL_VARIABLE}=postgresql://role:password@host/postgres "
+    "(a role with CREATEDB that is no superuser)."
+)
+
+
+class PostgresError(Exception):
+    """No usable server; the message names the mend."""
+
+
+class Server:
+    """A running server on which the tests may make databases.
+
+    Args:
+        url: of a database to connect to while making others.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._url = sa.make_url(url)
+        self._admin = psycopg.connect(url, autocommit=True)
+        row = self._admin.execute(
+            "SELECT rolsuper, rolcreatedb FROM pg_roles WHERE rolname = current_user"
+        ).fetchone()
+        if row != (False, True):
+            self._admin.close()
+            raise PostgresError(f"The role of {URL_VARIABLE} must have CREATEDB, not SUPERUSER.")
+
+    def create(self, template: str = "template1") -> str:
+        """Makes a database like the template; returns its name."""
+        name = f"earmark_test_{uuid4().hex}"
+        statement = sql.SQL("CREATE DATABASE {} TEMPLATE {}")
+        self._admin.execute(statement.format(sql.Identifier(name), sql.Identifier(template)))
+        return name
+
+    def drop(self, name: str) -> None:
+        """Drops a database, whoever is still connected to it."""
+        statement = sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)")
+        self._admin.execute(statement.format(sql.Identifier(name)))
+
+    def url(self, name: str) -> str:
+        """The URL of a database, password included."""
+        return self._url.set(database=name).render_as_string(hide_password=False)
+
+    def close(self) -> None:
+        """Leaves the server."""
+        self._admin.close()
+
+
+class Cluster:
+    """Our own server in a private folder, gone with `stop` or with the process that made it.
+
+    Nothing in it outlives the run, so it does not wait for the disk. Over TCP it takes only the
+    tests' role; its superuser is reached through the private folder's socket alone.
+    """
+
+    def __init__(self) -> None:
+        self._binaries = _binaries()
+        self._folder = Path(tempfile.mkdtemp(prefix="earmark-pg-"))
+        self._process: subprocess.Popen[bytes] | None = None
+        # initdb and postgres refuse to run as root.
+        self._user = "postgres" if os.geteuid() == 0 else None
+        if self._user:
+            shutil.chown(self._folder, "postgres")
+        try:
+            self.url = self._start()
+        except BaseException:
+            self.stop()
+            raise
+
+    def stop(self) -> None:
+        """Ends the server and removes its folder."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGQUIT)  # immediate: there is nothing to save
+            self._process.wait(START_SECONDS)
+            self._process = None
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _start(self) -> str:
+        # ICU, as installations have it: their order of text is not that of its bytes.
+        locale = ["--locale-provider=icu", "--icu-locale=en-US", "--locale=C", "-E", "UTF8"]
+        data = self._folder / "data"
+        self._run("initdb", "-D", str(data), "-U", "postgres", "--no-sync", *locale)
+        (data / "pg_hba.conf").write_text(
+            f"local all postgres trust\nhost all {ROLE} 127.0.0.1/32 trust\n"
+        )
+        port = self._serve(data)
+        with psycopg.connect(host=str(self._folder), port=port, user="postgres") as connection:
+            connection.execute(f"CREATE ROLE {ROLE} LOGIN CREATEDB NOSUPERUSER")
+        return f"postgresql://{ROLE}@127.0.0.1:{port}/postgres"
+
+    def _serve(self, data: Path) -> int:
+        for _ in range(5):  # another process may take the free port first
+            port = _free_port()
+            with (self._folder / "log").open("ab") as log:
+                self._process = subprocess.Popen(
+                    [
+                        self._program("postgres"),
+                        *("-D", str(data), "-p", str(port), "-k", str(self._folder)),
+                        *("-c", "listen_addresses=127.0.0.1", "-c", "max_connections=300"),
+                        *("-c", "fsync=off", "-c", "synchronous_commit=off"),
+                        *("-c", "full_page_writes=off", "-c", "shared_buffers=64MB"),
+                        *("-c", "max_wal_size=2GB", "-c", "autovacuum=off"),
+                    ],
+                    cwd=self._folder,
+                    stdout=log,
+                    stderr=log,
+                    preexec_fn=_end_with_parent,  # noqa: PLW1509 - no other thread runs yet
+                    start_new_session=True,  # Ctrl-C is for pytest, which then stops the server
+                    user=self._user,
+                )
+            if self._ready(port):
+                return port
+        raise PostgresError((self._folder / "log").read_text())
+
+    def _ready(self, port: int) -> bool:
+        assert self._process is not None
+        give_up = time.monotonic() + START_SECONDS
+        while self._process.poll() is None and time.monotonic() < give_up:
+            ask = [self._program("pg_isready"), "-q", "-h", str(self._folder), "-p", str(port)]
+            if subprocess.run(ask, check=False).returncode == 0:
+                return True
+            time.sleep(0.05)
+        return False
+
+    def _program(self, name: str) -> str:
+        return str(self._binaries / name)
+
+    def _run(self, program: str, *arguments: str) -> None:
+        done = subprocess.run(
+            [self._program(program), *arguments],
+            cwd=self._folder,
+            capture_output=True,
+            text=True,
+            check=False,
+            user=self._user,
+        )
+        if done.returncode:
+            raise PostgresError(f"{program} failed: {done.stdout}{done.stderr}")
+
+
+def _binaries() -> Path:
+    """The newest installed PostgreSQL's programs."""
+    debian = sorted(
+        Path("/usr/lib/postgresql").glob("*/bin/initdb"),
+        key=lambda path: float(path.parts[-3]),
+    )
+    on_path = shutil.which("initdb")
+    if debian:
+        return debian[-1].parent
+    if on_path:
+        return Path(on_path).resolve().parent
+    raise PostgresError(MISSING)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _end_with_parent() -> None:
+    """Asks Linux to end the server when the test run itself is killed."""
+    if sys.platform == "linux":
+        set_death_signal = 1  # PR_SET_PDEATHSIG of prctl(2)
+        ctypes.CDLL(None).prctl(set_death_signal, signal.SIGQUIT)

@@ -1,0 +1,174 @@
+"""What the tests of processing share: received interactions, steps to order, what became of them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+import sqlalchemy as sa
+from typing_extensions import override
+
+from earmark.database import Database, interactions, tables
+from earmark.model import Cause, MediaType, Status, new_id, now
+from earmark.pipeline import Done, Item, Outcome, Skipped, Step
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+    from uuid import UUID
+
+    from earmark.model import Interaction
+
+NOT_NOW = Skipped(Cause("not_now", "Nothing to do now."))
+
+
+def receive(
+    database: Database,
+    organization_id: UUID,
+    *,
+    media_type: MediaType = MediaType.AUDIO,
+    status: Status = Status.RECEIVED,
+    name: str = "",
+    warnings: Sequence[dict[str, str]] = (),
+) -> UUID:
+    """Adds an interaction as an upload does; returns its id."""
+    interaction_id = new_id()
+    row = {
+        "id": interaction_id,
+        "file_name": name or f"{interaction_id}.wav",
+        "media_type": media_type,
+        "status": status,
+        "round": 1,
+        "received_at": now(),
+        "occurred_at": now(),
+        "apply_hierarchy_to_agent": False,
+        "locale": "en-US",
+        "extended": {},
+        "metadata_sent": "{}",
+        "size_bytes": 1,
+        "sha256": bytes(32),
+        "warnings": list(warnings),
+    }
+    with database.write(organization_id) as scope:
+        scope.insert(tables.interaction, row)
+    return interaction_id
+
+
+def load(database: Database, interaction_id: UUID) -> Interaction:
+    with database.read(None) as scope:
+        return interactions.load(scope, [interaction_id])[interaction_id]
+
+
+def events(database: Database, interaction_id: UUID) -> list[tuple[str, Any]]:
+    told = sa.select(tables.event.c.kind, tables.event.c.detail)
+    of_it = told.where(tables.event.c.interaction_id == interaction_id)
+    with database.read(None) as scope:
+        rows = scope.rows(of_it.order_by(tables.event.c.sequence))
+    return [(row.kind, row.detail) for row in rows]
+
+
+def retry(database: Database, organization_id: UUID, interaction_id: UUID) -> None:
+    with database.write(organization_id) as scope:
+        interactions.receive_again(scope, interaction_id)
+
+
+def delete(database: Database, organization_id: UUID, interaction_id: UUID) -> None:
+    with database.write(organization_id) as scope:
+        interactions.delete(scope, interaction_id)
+
+
+def wait_until(holds: Callable[[], Any], seconds: float = 20) -> None:
+    """Waits for a condition; fails if it does not come to hold."""
+    give_up = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < give_up, "it did not come to hold"
+        time.sleep(0.02)
+
+
+class Scripted(Step):
+    """A step that does what it is told: the next of `script`, or its last for ever."""
+
+    required = True
+
+    def __init__(
+        self,
+        *script: Outcome | Exception | Callable[[Item], Outcome],
+        name: str = "scripted",
+        required: bool = True,
+        media_type: MediaType | None = None,
+    ) -> None:
+        self.name = name
+        self.required = required
+        self.runs: list[Item] = []
+        self.discarded: list[Item] = []
+        self._script = list(script or [Done()])
+        self._media_type = media_type
+
+    @override
+    def applies_to(self, media_type: MediaType) -> bool:
+        return self._media_type in {None, media_type}
+
+    @override
+    def run(self, item: Item) -> Outcome:
+        self.runs.append(item)
+        act = self._script.pop(0) if len(self._script) > 1 else self._script[0]
+        if isinstance(act, Exception):
+            raise act
+        return act if isinstance(act, Done | Skipped) else act(item)
+
+    @override
+    def discard(self, item: Item) -> None:
+        self.discarded.append(item)
+
+
+class FromFolder(Step):
+    """A step in a child process, told what to do by files in a folder.
+
+    It notes each run in `ran`; waits while `hold` is there, and dies for ids in `deadly`.
+    """
+
+    name = "ordered"
+    required = True
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    @override
+    def applies_to(self, media_type: MediaType) -> bool:
+        return True
+
+    @override
+    def run(self, item: Item) -> Outcome:
+        with (self._folder / "ran").open("a") as ran:
+            ran.write(f"{os.getpid()} {item.interaction_id}\n")
+        deadly = self._folder / "deadly"
+        if deadly.exists() and str(item.interaction_id) in deadly.read_text():
+            os.kill(os.getpid(), signal.SIGKILL)
+        while (self._folder / "hold").exists():
+            time.sleep(0.02)
+        return Done()
+
+    @override
+    def discard(self, item: Item) -> None:
+        """Stored nothing."""
+
+
+def work(url: str, folder: Path, grace_seconds: float) -> None:
+    """The main function of a worker in a child process."""
+    from earmark.app.worker import Pace, run_worker
+
+    threading.Thread(target=_end_with_tests, daemon=True).start()
+    pace = Pace(grace_seconds=grace_seconds, backoff_seconds=(0.05, 0.05), watch_seconds=0.3)
+    run_worker(Database(url), [FromFolder(folder)], concurrency=2, pace=pace)
+
+
+def _end_with_tests() -> None:
+    from multiprocessing import parent_process
+
+    parent = parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)

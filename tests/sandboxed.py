@@ -1,0 +1,144 @@
+"""What the tests of the sandbox let its child do."""
+
+from __future__ import annotations
+
+import os
+import resource
+import socket
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import BinaryIO
+
+from earmark.errors import MediaError
+
+Result = tuple[object, bytes]
+
+
+def echo(file: BinaryIO, *, times: int) -> Result:
+    data = file.read()
+    return {"read": len(data)}, data * times
+
+
+def chatter(_file: BinaryIO) -> Result:
+    print("a stray print", flush=True)
+    os.write(1, b"a library's own\n")
+    return "answer", b""
+
+
+def refuse(_file: BinaryIO) -> Result:
+    raise MediaError("no_audio", "Nothing to hear.")
+
+
+def stumble(_file: BinaryIO) -> Result:
+    raise LookupError("a stone")
+
+
+def leave(_file: BinaryIO) -> Result:
+    os.write(2, b"no time for this")
+    os._exit(3)
+
+
+def babble(_file: BinaryIO) -> Result:
+    os.write(3, b"[1, 2]\n")
+    os._exit(0)
+
+
+def flood(_file: BinaryIO) -> Result:
+    while True:
+        os.write(3, bytes(1 << 16))
+
+
+def wail(_file: BinaryIO) -> Result:
+    sys.stderr.write("woe! " * 100_000 + "the end")
+    sys.stderr.flush()
+    os.abort()
+
+
+def die(_file: BinaryIO, *, number: int) -> Result:
+    os.kill(os.getpid(), number)
+    return None, b""
+
+
+def swell(_file: BinaryIO, *, megabytes: int) -> Result:
+    return len(bytearray(megabytes << 20)) >> 20, b""
+
+
+def spin(_file: BinaryIO) -> Result:
+    while True:
+        pass
+
+
+def sleep(_file: BinaryIO, *, tag: str = "") -> Result:
+    time.sleep(60)
+    return tag, b""
+
+
+def close_and_sleep(_file: BinaryIO) -> Result:
+    for descriptor in (1, 2, 3):
+        os.close(descriptor)
+    time.sleep(60)
+    return None, b""
+
+
+def fork_and_sleep(_file: BinaryIO) -> Result:
+    os.fork()
+    time.sleep(60)
+    return None, b""
+
+
+def write(_file: BinaryIO, *, path: str) -> Result:
+    with suppress(OSError), Path(path).open("r+b") as other:
+        other.write(b"X")
+        other.flush()
+        return True, b""
+    return False, b""
+
+
+def write_through(_file: BinaryIO) -> Result:
+    with suppress(OSError):
+        return os.write(0, b"X") > 0, b""
+    return False, b""
+
+
+def environment(_file: BinaryIO) -> Result:
+    return dict(os.environ), b""
+
+
+def descriptors(_file: BinaryIO) -> Result:
+    def is_open(number: int) -> bool:
+        with suppress(OSError):
+            os.fstat(number)
+            return True
+        return False
+
+    return [number for number in range(64) if is_open(number)], b""
+
+
+def place(_file: BinaryIO) -> Result:
+    return {"leads": os.getsid(0) == os.getpid(), "folder": str(Path.cwd())}, b""
+
+
+def resources(_file: BinaryIO) -> Result:
+    limits = {
+        "core": resource.RLIMIT_CORE,
+        "files": resource.RLIMIT_NOFILE,
+        "size": resource.RLIMIT_FSIZE,
+    }
+    return {name: resource.getrlimit(kind)[1] for name, kind in limits.items()}, b""
+
+
+def break_out(_file: BinaryIO, *, path: str, port: int) -> Result:
+    tried = {"read": False, "listed": False, "connected": False, "sent": False}
+    with suppress(OSError):
+        Path(path).read_bytes()
+        tried["read"] = True
+    with suppress(OSError):
+        tried["listed"] = any(Path(path).parent.iterdir())
+    with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+        tried["connected"] = True
+    with suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
+        udp.sendto(b"X", ("127.0.0.1", port))
+        tried["sent"] = True
+    return tried, b""

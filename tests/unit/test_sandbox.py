@@ -1,0 +1,310 @@
+"""What the sandbox promises: a child sees one file and little else, and never outlives us."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import sandboxed
+from earmark import sandbox
+from earmark.errors import MediaError
+from earmark.sandbox import _child
+
+LIMITS = sandbox.Limits(cpu_seconds=20, wall_seconds=30.0, output_bytes=1 << 20)
+
+
+@pytest.fixture(autouse=True)
+def _importable(monkeypatch: pytest.MonkeyPatch) -> None:
+    folders = [*sandbox._import_folders(), str(Path(sandboxed.__file__).parent)]
+    monkeypatch.setattr(sandbox, "_import_folders", lambda: folders)
+
+
+@pytest.fixture
+def media(tmp_path: Path) -> Path:
+    path = tmp_path / "media"
+    path.write_bytes(b"foreign bytes")
+    return path
+
+
+def run(name: str, media: Path, limits: sandbox.Limits = LIMITS, **arguments: object) -> object:
+    return sandbox.run(f"sandboxed:{name}", media, limits=limits, arguments=arguments).value
+
+
+def test_a_child_reads_the_file_and_answers_with_json_and_a_blob(media: Path) -> None:
+    answer = sandbox.run("sandboxed:echo", media, limits=LIMITS, arguments={"times": 2})
+    assert answer == sandbox.Answer({"read": 13}, b"foreign bytes" * 2)
+
+
+def test_a_blob_may_hold_any_byte(media: Path) -> None:
+    media.write_bytes(bytes(range(256)) + b"\n\r\n")
+    answer = sandbox.run("sandboxed:echo", media, limits=LIMITS, arguments={"times": 1})
+    assert answer.blob == media.read_bytes()
+
+
+def test_what_a_child_prints_does_not_mix_with_its_answer(media: Path) -> None:
+    assert run("chatter", media) == "answer"
+
+
+def test_a_media_error_comes_through_with_code_and_message(media: Path) -> None:
+    with pytest.raises(MediaError) as caught:
+        run("refuse", media)
+    assert (caught.value.code, caught.value.message) == ("no_audio", "Nothing to hear.")
+
+
+def test_any_other_error_names_its_place_in_the_child(media: Path) -> None:
+    with pytest.raises(sandbox.ChildFailedError, match=r"(?s)in stumble.*LookupError: a stone"):
+        run("stumble", media)
+
+
+def test_a_child_that_answers_nothing_is_an_error_with_its_last_words(media: Path) -> None:
+    with pytest.raises(sandbox.ChildFailedError, match="exit code 3: no time for this"):
+        run("leave", media)
+
+
+def test_a_child_that_answers_nonsense_is_an_error(media: Path) -> None:
+    with pytest.raises(sandbox.ChildFailedError):
+        run("babble", media)
+
+
+def test_a_child_that_answers_without_end_is_stopped(media: Path) -> None:
+    with pytest.raises(sandbox.ChildFailedError, match="more than 1048576 bytes"):
+        run("flood", media)
+
+
+def test_only_the_end_of_a_long_complaint_is_kept(media: Path) -> None:
+    with pytest.raises(sandbox.CrashedError) as caught:
+        run("wail", media)
+    assert len(str(caught.value)) < 5000
+    assert str(caught.value).endswith("the end")
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT])
+def test_a_signal_that_ends_the_child_is_told(media: Path, number: int) -> None:
+    with pytest.raises(sandbox.CrashedError) as caught:
+        run("die", media, number=number)
+    assert caught.value.signal == number
+
+
+def test_memory_beyond_the_limit_is_refused(media: Path) -> None:
+    with pytest.raises(sandbox.MemoryExceededError):
+        run("swell", media, megabytes=2048)
+    assert run("swell", media, megabytes=256) == 256
+
+
+def test_processor_time_beyond_the_limit_ends_the_child(media: Path) -> None:
+    with pytest.raises(sandbox.DeadlineExceededError, match="processor time"):
+        run("spin", media, sandbox.Limits(cpu_seconds=1))
+
+
+@pytest.mark.parametrize("name", ["sleep", "close_and_sleep"])
+def test_a_child_past_its_deadline_is_killed(media: Path, name: str) -> None:
+    begun = time.monotonic()
+    with pytest.raises(sandbox.DeadlineExceededError):
+        run(name, media, sandbox.Limits(wall_seconds=1.0))
+    assert time.monotonic() - begun < 5
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)
+
+
+def test_a_child_s_own_children_die_with_it(media: Path, tmp_path: Path) -> None:
+    with pytest.raises(sandbox.DeadlineExceededError):
+        run("fork_and_sleep", media, sandbox.Limits(wall_seconds=1.5))
+    deadline = time.monotonic() + 5
+    while any("fork_and_sleep" in line for line in processes()):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_a_child_cannot_write_a_file_of_any_length(media: Path) -> None:
+    assert run("write", media, path=str(media)) is False
+    assert media.read_bytes() == b"foreign bytes"
+
+
+def test_a_child_cannot_write_through_the_file_it_was_given(media: Path) -> None:
+    assert run("write_through", media) is False
+
+
+def test_a_child_sees_no_environment_of_ours(media: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EARMARK_SECRET", "hush")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hush")
+    monkeypatch.setenv("LD_LIBRARY_PATH", "/opt/lib")
+    seen = run("environment", media)
+    assert isinstance(seen, dict)
+    assert "hush" not in seen.values()
+    assert seen["LD_LIBRARY_PATH"] == "/opt/lib"
+    assert not any(name.startswith(("EARMARK", "AWS", "PYTHON")) for name in seen)
+
+
+def test_a_child_inherits_no_other_open_file(media: Path, tmp_path: Path) -> None:
+    with (tmp_path / "other").open("wb") as other:
+        os.set_inheritable(other.fileno(), True)
+        assert run("descriptors", media) == [0, 1, 2, 3]
+
+
+def test_a_child_leads_a_session_of_its_own_in_no_folder_of_ours(media: Path) -> None:
+    assert run("place", media) == {"leads": True, "folder": "/"}
+
+
+def test_a_child_leaves_no_core_dump_and_few_files_open(media: Path) -> None:
+    assert run("resources", media) == {"core": 0, "files": 64, "size": 0}
+
+
+@pytest.mark.skipif(not sandbox.available().complete, reason="no isolation on this machine")
+def test_a_child_reaches_neither_our_files_nor_the_network(media: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(0.2)
+        port = listener.getsockname()[1]
+        tried = run("break_out", media, path=str(media), port=port)
+        with pytest.raises(TimeoutError):
+            listener.accept()
+    assert tried == {"read": False, "listed": False, "connected": False, "sent": False}
+
+
+def test_a_child_dies_with_its_parent(media: Path) -> None:
+    script = (
+        "import sys; from pathlib import Path; from earmark import sandbox\n"
+        f"sandbox._import_folders = lambda: {sandbox._import_folders()!r}\n"
+        "sandbox.run('sandboxed:sleep', Path(sys.argv[1]),"
+        " limits=sandbox.Limits(wall_seconds=60.0), arguments={'tag': 'orphan-test'})\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", script, str(media)]) as parent:
+        deadline = time.monotonic() + 10
+        while not any("orphan-test" in line for line in processes()):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        time.sleep(0.5)
+        parent.kill()
+    deadline = time.monotonic() + 5
+    while any("orphan-test" in line for line in processes()):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_a_child_is_killed_when_the_caller_is_interrupted(
+    media: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sandbox, "_collect", interrupt)
+    begun = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        run("sleep", media)
+    assert time.monotonic() - begun < 5
+
+
+def test_a_file_that_is_not_there_is_the_caller_s_business(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        run("echo", tmp_path / "none", times=1)
+
+
+def test_the_working_directory_is_not_among_the_readable_folders(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.undo()
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert str(tmp_path) not in sandbox._readable()
+
+
+# What an operator is told.
+
+
+@pytest.mark.parametrize(
+    ("isolation", "sentence"),
+    [
+        (
+            sandbox.Isolation(bubblewrap=True, files_hidden=True, network_closed=True),
+            "Decoders run behind bubblewrap: no network, no files but their own.",
+        ),
+        (
+            sandbox.Isolation(bubblewrap=False, files_hidden=True, network_closed=True),
+            (
+                "Decoders run behind Landlock and a network namespace: "
+                "no network, no files but their own."
+            ),
+        ),
+        (
+            sandbox.Isolation(bubblewrap=False, files_hidden=False, network_closed=False),
+            (
+                "WARNING: a decoder taken over by a hostile file could reach files of this user "
+                "and the network; only memory and time are limited. Install bubblewrap and allow "
+                "user namespaces."
+            ),
+        ),
+    ],
+)
+def test_the_description_names_what_holds(isolation: sandbox.Isolation, sentence: str) -> None:
+    assert sandbox._describe(isolation) == sentence
+
+
+def test_the_description_speaks_of_this_machine() -> None:
+    assert sandbox.description() == sandbox._describe(sandbox.available())
+
+
+def test_an_incomplete_isolation_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sandbox, "_readable", lambda: ["/"])
+    assert not sandbox._inspect(()).files_hidden
+
+
+def test_bubblewrap_is_used_where_it_works(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    pretender = tmp_path / "bwrap"
+    pretender.write_text('#!/bin/sh\nwhile [ "$1" != -- ]; do shift; done; shift; exec "$@"\n')
+    pretender.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    launcher = sandbox._launcher.__wrapped__()
+    assert launcher[0] == str(pretender)
+    assert {"--unshare-all", "--die-with-parent"} < set(launcher)
+
+
+def test_bubblewrap_is_passed_over_where_it_fails(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    broken = tmp_path / "bwrap"
+    broken.write_text("#!/bin/sh\necho no namespaces >&2; exit 1\n")
+    broken.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    assert sandbox._launcher.__wrapped__() == ()
+
+
+def test_without_bubblewrap_there_are_no_words_before_the_interpreter(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert sandbox._launcher.__wrapped__() == ()
+
+
+def test_a_signal_reported_by_bubblewrap_counts_as_one() -> None:
+    with pytest.raises(sandbox.CrashedError) as caught:
+        sandbox._judge(128 + signal.SIGSEGV, b"", "")
+    assert caught.value.signal == signal.SIGSEGV
+
+
+def test_the_trial_tells_what_it_could_reach(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.touch()
+    with socket.create_server(("127.0.0.1", 0)) as listener, path.open("rb") as file:
+        port = listener.getsockname()[1]
+        tried, _ = _child.attempt(file, path=str(path), port=port)
+    assert tried == {"read": True, "connected": True}
+
+
+def processes() -> list[str]:
+    """The command lines of all processes that are alive, zombies aside."""
+    lines = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (folder / "cmdline").read_bytes()
+        except OSError:
+            continue
+        if b"_child.py" in words:
+            lines.append(words.replace(b"\0", b" ").decode())
+    return lines
