@@ -75,10 +75,12 @@ def show(base: str, server: subprocess.Popen[bytes]) -> None:
         print(f"{time.monotonic() - last:6.2f} s  {done}", flush=True)
         last = time.monotonic()
 
-    wait_until_ready(base, server)
-    tell(f"Earmark serves on {base}, a worker beside it")
+    wait_until_ready(base, server, {"alive", "absent"})
+    tell(f"Earmark serves on {base}")
     client = create_client()
     tell(f"API client {client['client_id']} created in organization {client['organization']}")
+    wait_until_ready(base, server, {"alive"})
+    tell("a worker is there")
     grant = {name: client[name] for name in ("client_id", "client_secret")}
     form = urllib.parse.urlencode({"grant_type": "client_credentials", **grant})
     token = ask(f"{base}/connect/token", body=form.encode())["access_token"]
@@ -95,7 +97,7 @@ def show(base: str, server: subprocess.Popen[bytes]) -> None:
     record = wait_until_processed(address, token)
     tell(f"processing ended: {record['status']}")
     report(record)
-    print(f"\nOpen {base}/docs for the API, {base}/health/ready for its health.")
+    print(f"\nOpen {base}/openapi.json for the API, {base}/health/ready for its health.")
     print(f'Try:\n  curl -sS -H "Authorization: Bearer {token}" {address}')
 
 
@@ -164,15 +166,17 @@ def ask(address: str, token: str = "", body: bytes | None = None, kind: str = ""
         raise DemoError(f"{address} cannot be reached: {error}") from error
 
 
-def wait_until_ready(base: str, server: subprocess.Popen[bytes]) -> None:
-    give_up, state = time.monotonic() + START_SECONDS, ""
+def wait_until_ready(base: str, server: subprocess.Popen[bytes], worker: set[str]) -> None:
+    """Returns once the server can take uploads and its worker is in one of these states."""
+    give_up, state = time.monotonic() + START_SECONDS, "no answer"
     while time.monotonic() < give_up and server.poll() is None:
         with contextlib.suppress(DemoError):
-            state = ask(f"{base}/health/ready")
-            if state["worker"] != "absent":
+            health = ask(f"{base}/health/ready")
+            if health["worker"] in worker:
                 return
-        time.sleep(0.1)
-    raise DemoError(f"the server is not ready: {state or 'no answer'}")
+            state = str(health)
+        time.sleep(0.05)
+    raise DemoError(f"the server is not ready: {state}")
 
 
 def wait_until_processed(address: str, token: str) -> dict[str, Any]:

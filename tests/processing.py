@@ -1,4 +1,4 @@
-"""What the tests of processing share: received interactions, steps to order, what became of them."""
+"""What tests of processing share: received interactions, steps to order, what became of them."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ def receive(
     row = {
         "id": interaction_id,
         "file_name": name or f"{interaction_id}.wav",
-        "media_type": media_type,
-        "status": status,
+        "media_type": media_type.value,
+        "status": status.value,
         "round": 1,
         "received_at": now(),
         "occurred_at": now(),

@@ -117,7 +117,7 @@ def descriptors(_file: BinaryIO) -> Result:
 
 
 def place(_file: BinaryIO) -> Result:
-    return {"leads": os.getsid(0) == os.getpid(), "folder": str(Path.cwd())}, b""
+    return {"session": os.getsid(0), "folder": str(Path.cwd())}, b""
 
 
 def resources(_file: BinaryIO) -> Result:

@@ -109,6 +109,9 @@ class Engine:
             application_version=VERSION,
             serializer=DBOSPortableJSONSerializer(),
             run_migrations=self._url.get_backend_name() == "sqlite",
+            # Jobs send each other nothing: without this a thread wakes a hundred times a second,
+            # and a connection is kept for nothing.
+            use_listen_notify=False,
             enable_otlp=False,
             log_level="WARNING",
         )

@@ -18,7 +18,7 @@ _SECRET_KEYS = frozenset(
 _SECRET_TEXT = (
     (re.compile(r"(?i)\b(bearer|basic)\s+[\w.~+/=-]{8,}"), r"\1 [redacted]"),
     (re.compile(r"(https?://[^\s?'\"]+)\?[^\s'\"]+"), r"\1?[redacted]"),
-    (re.compile(r"(\w+://[^\s:/@]+):[^\s@/]+@"), r"\1:[redacted]@"),
+    (re.compile(r"(\w+://[^\s:/@]*):[^\s@/]+@"), r"\1:[redacted]@"),
 )
 # What a terminal or a line-based reader would take for more than text.
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029]")
@@ -67,18 +67,24 @@ def redact(
     _logger: Any, _method: str, event: MutableMapping[str, Any]
 ) -> MutableMapping[str, Any]:
     """Removes secrets by the name they stand under and by their form; disarms control bytes."""
-    return {
-        key: "[redacted]" if key.lower() in _SECRET_KEYS else _clean(value)
-        for key, value in event.items()
-    }
+    return {key: _clean(key, value) for key, value in event.items()}
 
 
-def _clean(value: Any) -> Any:
-    if not isinstance(value, str):
+def _clean(key: str, value: Any) -> Any:
+    if key.lower() in _SECRET_KEYS:
+        return "[redacted]"
+    if isinstance(value, dict):
+        return {str(inner): _clean(str(inner), one) for inner, one in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_clean("", one) for one in value]
+    if value is None or isinstance(value, bool | int | float):
         return value
+    text = str(value)
     for pattern, replacement in _SECRET_TEXT:
-        value = pattern.sub(replacement, value)
-    return value
+        text = pattern.sub(replacement, text)
+    if key == "exception":  # the lines of a traceback
+        return "\n".join(visible(line) for line in text.split("\n"))
+    return visible(text)
 
 
 def visible(text: str) -> str:

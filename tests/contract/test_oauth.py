@@ -23,6 +23,7 @@ from joserfc.jwk import KeySet
 
 from earmark.access import Access, NewClient
 from earmark.web.oauth import MAX_FORM_BYTES, router
+from earmark.web.routing import CaselessPaths
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Mapping
@@ -33,7 +34,7 @@ ISSUER = "https://earmark.example"
 FORM = {"Content-Type": "application/x-www-form-urlencoded"}
 BASIC_CHALLENGE = 'Basic realm="earmark", charset="UTF-8"'
 
-on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+on_sqlite = pytest.mark.parametrize("database_kind", ["sqlite"], indirect=True)
 """The database has no part in what goes over the wire; `test_access` runs on both."""
 
 pytestmark = on_sqlite
@@ -44,8 +45,9 @@ ours = pytest.mark.origin("ours")
 
 def application(access: Access) -> FastAPI:
     app = FastAPI()
-    # include_router would compile the paths anew, with regard to case.
-    app.router.routes.extend(router(access).routes)
+    made = router(access)
+    app.include_router(made)
+    app.add_middleware(CaselessPaths, paths=[route.path for route in made.routes])
     return app
 
 

@@ -42,7 +42,7 @@ ISSUER = "https://earmark.example"
 START = 1_700_000_000.0
 
 
-on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+on_sqlite = pytest.mark.parametrize("database_kind", ["sqlite"], indirect=True)
 """For rules that no database can change; the rest runs on both."""
 
 

@@ -43,7 +43,7 @@ class Recorder:
         self.begun: list[str] = []
         self.room = room
 
-    def wait_for_room(self, timeout_seconds: float) -> bool:
+    def wait_for_room(self, _timeout_seconds: float) -> bool:
         return len(self.begun) < self.room
 
     def begin(self, job_id: str, *arguments: str) -> None:
@@ -342,7 +342,7 @@ def test_results_that_cannot_be_removed_now_are_left_to_the_sweeper(
         return Done()
 
     class Stuck(Scripted):
-        def discard(self, item: Item) -> None:
+        def discard(self, _item: Item) -> None:
             raise UnavailableError("the disk is gone")
 
     with capture_logs() as logs:
@@ -411,9 +411,7 @@ def test_the_dispatcher_begins_what_was_received_once(
     assert load(database, interaction_id).status is Status.PROCESSING
 
 
-def test_a_crash_between_job_and_row_is_made_good(
-    database: Database, organization: UUID
-) -> None:
+def test_a_crash_between_job_and_row_is_made_good(database: Database, organization: UUID) -> None:
     class Crashing(Recorder):
         def begin(self, job_id: str, *arguments: str) -> None:
             super().begin(job_id, *arguments)
@@ -522,9 +520,7 @@ def test_what_the_engine_works_at_is_left_alone(database: Database, organization
     assert load(database, interaction_id).status is Status.PROCESSING
 
 
-def test_a_step_that_was_under_way_bears_the_cause(
-    database: Database, organization: UUID
-) -> None:
+def test_a_step_that_was_under_way_bears_the_cause(database: Database, organization: UUID) -> None:
     interaction_id = receive(database, organization, status=Status.PROCESSING)
     job = job_of(database, interaction_id)
     with database.write(organization) as scope:
@@ -532,9 +528,7 @@ def test_a_step_that_was_under_way_bears_the_cause(
     first = Scripted(name="a")
     with database.write(organization) as scope:
         processing.claim(scope, job, name="a", position=0, max_attempts=3)
-        processing.record(
-            scope, job, name="a", attempt=1, status=StepStatus.DONE, cause=None
-        )
+        processing.record(scope, job, name="a", attempt=1, status=StepStatus.DONE, cause=None)
     pipeline = pipeline_of(database, first, Scripted(name="b"))
     assert pipeline.abandon(job, processing.WORKER_LOST)
     assert not pipeline.abandon(job, processing.WORKER_LOST)
@@ -552,9 +546,7 @@ def test_a_round_of_which_only_the_end_was_missing_gets_it(
     job = job_of(database, interaction_id)
     with database.write(organization) as scope:
         processing.claim(scope, job, name="a", position=0, max_attempts=3)
-        processing.record(
-            scope, job, name="a", attempt=1, status=StepStatus.DONE, cause=None
-        )
+        processing.record(scope, job, name="a", attempt=1, status=StepStatus.DONE, cause=None)
     assert pipeline_of(database, Scripted(name="a")).abandon(job, processing.WORKER_LOST)
     assert load(database, interaction_id).status is Status.READY
 
@@ -565,7 +557,7 @@ def test_a_watchdog_that_comes_too_late_changes_nothing(
     interaction_id = receive(database, organization, status=Status.PROCESSING)
 
     class Racing(Recorder):
-        def states(self, job_ids: Collection[str]) -> dict[str, State]:
+        def states(self, _job_ids: Collection[str]) -> dict[str, State]:
             if watchdog.looks == 2:
                 process(database, organization, interaction_id, Scripted())
             return {}

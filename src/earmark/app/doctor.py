@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import stat
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from earmark import config, sandbox
 from earmark.app.parts import Parts
 from earmark.app.secret import FILE_NAME
-from earmark.database import migrate
+from earmark.database import migrate, workers
 from earmark.errors import EarmarkError, SettingsError
+from earmark.model import now
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from earmark.config import Settings
 
@@ -43,17 +44,29 @@ def examine(data: Path | None) -> Iterator[Finding]:
         yield Finding("fail", "settings", str(error), "Correct the setting and try again.")
         return
     yield Finding("ok", "settings", f"data folder {settings.data.absolute()}")
-    if settings.on_sqlite and not settings.data.is_dir():
-        mend = "Start `earmark serve` once; it makes everything."
-        yield Finding("warn", "data", "the data folder is not there yet", mend)
-        return
     parts = Parts(settings, issuer="http://localhost")
-    yield _database(parts)
-    yield _storage(parts)
-    yield _secret(parts, settings)
-    yield _worker(parts)
+    if settings.on_sqlite and not (settings.data.is_dir() and _file(parts).is_file()):
+        mend = "Start `earmark serve` once; it makes everything."
+        yield Finding("warn", "data", "nothing is kept in the data folder yet", mend)
+    else:
+        yield from _kept(parts)
     yield _sandbox()
     yield _address(settings)
+
+
+def _kept(parts: Parts) -> Iterator[Finding]:
+    """What is in database and storage; the database's tables tell of the rest."""
+    database = _database(parts)
+    yield database
+    yield _storage(parts)
+    if database.state == "ok":
+        yield _secret(parts, parts.settings)
+        yield _worker(parts)
+
+
+def _file(parts: Parts) -> Path:
+    """Where SQLite keeps the database."""
+    return Path(str(parts.database.engine.url.database))
 
 
 def _database(parts: Parts) -> Finding:
@@ -89,6 +102,9 @@ def _storage(parts: Parts) -> Finding:
 
 def _secret(parts: Parts, settings: Settings) -> Finding:
     path = settings.data / FILE_NAME
+    if settings.on_sqlite and not settings.secret_key and not path.is_file():
+        mend = "Restore it from a backup, or set EARMARK_SECRET_KEY to the key used so far."
+        return Finding("fail", "secret key", f"{path} is not there", mend)
     try:
         parts.access.check()
     except EarmarkError as error:
@@ -102,11 +118,12 @@ def _secret(parts: Parts, settings: Settings) -> Finding:
 
 
 def _worker(parts: Parts) -> Finding:
-    state = parts.readiness()["worker"]
-    if state == "alive":
+    with parts.database.read(None) as scope:
+        alive = workers.any_alive(scope, now())
+    if alive:
         return Finding("ok", "worker", "alive")
     mend = "Start `earmark serve` or `earmark worker`; uploads are kept until then."
-    return Finding("warn", "worker", state, mend)
+    return Finding("warn", "worker", "absent", mend)
 
 
 def _sandbox() -> Finding:

@@ -7,9 +7,9 @@ import ipaddress
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
-import threading
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -34,6 +34,9 @@ LONGEST_WAIT_SECONDS = 30.0
 """Before a process that died is started again: doubled each time it dies young."""
 
 YOUNG_SECONDS = 60.0
+
+LOOK_SECONDS = 0.1
+"""Between looks at the processes."""
 
 log = structlog.get_logger("earmark.serve")
 
@@ -82,13 +85,15 @@ def check_listen(settings: Settings, listen: Listen) -> None:
     """Refuses to hand out tokens and recordings over plain HTTP beyond this machine.
 
     Raises:
-        SettingsError: as said, or half of a TLS pair, or a file of it that is not there.
+        SettingsError: as said, or half of a TLS pair, or one that cannot be used.
     """
     if bool(listen.tls_cert) != bool(listen.tls_key):
         raise SettingsError("Give both --tls-cert and --tls-key, or neither.")
     for path in (listen.tls_cert, listen.tls_key):
         if path is not None and not path.is_file():
             raise SettingsError(f"{path} is not there; name the file with the PEM.")
+    if listen.tls_cert and listen.tls_key:
+        _check_pair(listen.tls_cert, listen.tls_key)
     safe = listen.tls_cert or settings.trusted_proxies or listen.insecure_http
     if not safe and not _is_loopback(listen.host):
         raise SettingsError(
@@ -96,6 +101,17 @@ def check_listen(settings: Settings, listen: Listen) -> None:
             "network. Give --tls-cert and --tls-key, or set EARMARK_TRUSTED_PROXIES to the proxy "
             "that ends TLS, or say --insecure-http if that is meant.",
         )
+
+
+def _check_pair(certificate: Path, key: Path) -> None:
+    try:
+        # An empty password, so that an encrypted key is an error and not a question.
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, password="")
+    except (OSError, ValueError) as error:
+        raise SettingsError(
+            f"{certificate} and {key} cannot be used together ({error}); give a certificate and "
+            "its unencrypted key, both as PEM.",
+        ) from None
 
 
 def _is_loopback(host: str) -> bool:
@@ -134,6 +150,7 @@ class _Child:
 
     name: str
     command: Sequence[str]
+    descriptors: Sequence[int] = ()
     process: subprocess.Popen[bytes] | None = None
     started_at: float = 0.0
     start_after: float = 0.0
@@ -146,9 +163,10 @@ class Supervisor:
     def __init__(self, settings: Settings, listen: Listen, bound: socket.socket) -> None:
         self._settings = settings
         self._bound = bound
-        self._stopping = threading.Event()
+        self._stopping = False
+        # Web processes alone: a port stays taken for as long as anybody has its socket.
         self._children = [
-            _Child(f"web-{number}", _web_command(listen, bound.fileno()))
+            _Child(f"web-{number}", _web_command(listen, bound.fileno()), (bound.fileno(),))
             for number in range(listen.web_processes)
         ]
         if listen.worker:
@@ -159,17 +177,22 @@ class Supervisor:
     def run(self) -> None:
         """Runs until a signal says stop."""
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: self._stopping.set())
+            signal.signal(number, self._stop)
         self._read_end, write_end = os.pipe()
         try:
             log.info("serving", address=self._address, data=str(self._settings.data))
-            while not self._stopping.wait(0.1):
+            while not self._stopping:
                 for child in self._children:
                     self._keep_alive(child)
+                time.sleep(LOOK_SECONDS)
         finally:
             self._end_all()
             os.close(write_end)
             os.close(self._read_end)
+
+    def _stop(self, *_signal: object) -> None:
+        # No threading.Event: setting one in a handler can wait for the thread it interrupted.
+        self._stopping = True
 
     def _keep_alive(self, child: _Child) -> None:
         moment = time.monotonic()
@@ -190,7 +213,7 @@ class Supervisor:
             child.command,
             stdin=subprocess.DEVNULL,
             env={**os.environ, **self._environment()},
-            pass_fds=(self._bound.fileno(), self._read_end),
+            pass_fds=(*child.descriptors, self._read_end),
             start_new_session=True,  # Ctrl-C reaches us alone, and we tell the children
         )
         child.started_at = moment
@@ -203,6 +226,7 @@ class Supervisor:
         }
 
     def _end_all(self) -> None:
+        self._bound.close()  # or new connections would be taken here and served by nobody
         running = [child.process for child in self._children if child.process is not None]
         for process in running:
             process.terminate()

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from earmark import config, telemetry
 from earmark.errors import EarmarkError, Invalid, InvalidError
 
 if TYPE_CHECKING:
@@ -62,6 +61,8 @@ def _sentence(error: EarmarkError) -> str:
 
 
 def _settings(data: Path | None) -> Settings:
+    from earmark import config, telemetry
+
     settings = config.load(data=data)
     telemetry.configure(log_format=settings.log_format, level=settings.log_level)
     return settings

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 UNFINISHED = (Status.RECEIVED, Status.PROCESSING)
 
-MAX_BRANCHES = 32
+MAX_BRANCHES = 8
 """Hierarchy nodes that are read one by one; more have so many interactions that a walk over all
 soon finds enough."""
 
@@ -139,7 +139,9 @@ def _newest(
 def _beyond(position: Position | None) -> Iterator[sa.ColumnElement[bool]]:
     if position is not None:
         columns = (interaction.c.occurred_at, interaction.c.id)
-        values = (sa.literal(value, column.type) for value, column in zip(position, columns))
+        values = (
+            sa.literal(value, column.type) for value, column in zip(position, columns, strict=True)
+        )
         yield sa.tuple_(*columns) < sa.tuple_(*values)
 
 
@@ -169,12 +171,12 @@ def _branches(scope: Scope, query: Query) -> Iterator[tuple[sa.ColumnElement[boo
     merges them so by itself, and a walk over all that looks for rare ones ends at the last.
     """
     columns = interaction.c
-    statuses = [columns.status == status for status in _statuses(query)] or [sa.true()]
-    nodes = [sa.true()]
+    nodes: list[sa.ColumnElement[bool]] = [sa.true()]
+    statuses = [columns.status == status for status in _statuses(query)] or nodes
     if query.hierarchy_ids:
         subtrees = _subtrees(scope, query.hierarchy_ids)
         nodes = [columns.hierarchy_node_id.in_(subtrees)]
-        found = scope.rows(subtrees.limit(MAX_BRANCHES + 1))
+        found = scope.rows(subtrees.distinct().limit(MAX_BRANCHES + 1))
         if len(found) <= MAX_BRANCHES and not _is_selective(query):
             nodes = [columns.hierarchy_node_id == row.descendant_id for row in found]
     return itertools.product(nodes, statuses)
@@ -193,10 +195,8 @@ def _statuses(query: Query) -> tuple[Status, ...]:
 
 def _subtrees(scope: Scope, node_ids: Collection[UUID]) -> sa.Select[Any]:
     closure = hierarchy_closure.c
-    return (
-        sa.select(closure.descendant_id)
-        .where(closure.organization_id == scope.organization_id, closure.ancestor_id.in_(node_ids))
-        .distinct()
+    return sa.select(closure.descendant_id).where(
+        closure.organization_id == scope.organization_id, closure.ancestor_id.in_(node_ids)
     )
 
 

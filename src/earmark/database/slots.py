@@ -140,6 +140,8 @@ class _ServerSlot(Slot):
     @override
     def is_held(self) -> bool:
         """See Slot.is_held. An answer on this connection proves the session, and so the lock."""
+        if self._connection.closed:
+            return False
         try:
             return self._connection.execute(sa.text("SELECT 1")).scalar() == 1
         except sa.exc.DBAPIError:
@@ -149,6 +151,6 @@ class _ServerSlot(Slot):
     @override
     def close(self) -> None:
         """See Slot.close."""
-        # What is broken cannot be rolled back, and need not be.
-        self._connection.invalidate()
-        self._connection.close()
+        if not self._connection.closed:
+            self._connection.invalidate()  # what is broken can be neither rolled back nor kept
+            self._connection.close()

@@ -188,20 +188,22 @@ _TRIAL = Limits(cpu_seconds=10, wall_seconds=20.0, output_bytes=_READ_BYTES)
 
 @functools.cache
 def _launcher() -> tuple[str, ...]:
-    """The words before the interpreter: bubblewrap's if it works here, else none."""
+    """The program that starts the interpreter: bubblewrap if it works here, else none."""
     program = shutil.which("bwrap")
     if program is None:
         return ()
-    launcher = (program, *_bubblewrap_words())
     try:
-        _inspect(launcher)
+        _inspect((program,))
     except (SandboxError, OSError):  # no user namespaces: in most containers
         return ()
-    return launcher
+    return (program,)
 
 
-def _bubblewrap_words() -> list[str]:
-    words = ["--unshare-all", "--die-with-parent", "--cap-drop", "ALL", "--chdir", "/"]
+def _start(launcher: tuple[str, ...]) -> list[str]:
+    """The words before the interpreter."""
+    if not launcher:
+        return []
+    words = [*launcher, "--unshare-all", "--die-with-parent", "--cap-drop", "ALL", "--chdir", "/"]
     for folder in _readable():
         words += ["--ro-bind-try", folder, folder]
     return [*words, "--"]
@@ -246,7 +248,7 @@ def _command(
     }
     child = str(Path(__file__).with_name("_child.py"))
     interpreter = os.path.realpath(sys.executable)
-    return [*launcher, interpreter, "-I", "-S", "-B", child, json.dumps(order)]
+    return [*_start(launcher), interpreter, "-I", "-S", "-B", child, json.dumps(order)]
 
 
 def _run(

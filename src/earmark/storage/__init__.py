@@ -90,10 +90,18 @@ class Store(Protocol):
         """
 
     def keys(self, *, older_than_seconds: float) -> Iterator[str]:
-        """Every object that was published that long ago, in no order, without holding them all."""
+        """Every object that was published that long ago, in no order, without holding them all.
+
+        Raises:
+            UnavailableError: the storage cannot list them, when the first or a next one is asked.
+        """
 
     def sweep_staging(self, *, older_than_seconds: float) -> int:
-        """Removes what was staged and left alone for that long; returns how many."""
+        """Removes what was staged and left alone for that long; returns how many.
+
+        Raises:
+            UnavailableError: the storage cannot.
+        """
 
     def free_bytes(self) -> int | None:
         """How much more fits; None where there is no such limit.

@@ -110,15 +110,20 @@ class LocalStore(Store):
     @override
     def keys(self, *, older_than_seconds: float) -> Iterator[str]:
         """See Store.keys."""
-        for shard in os.scandir(self._objects):
-            yield from _stale(Path(shard.path), older_than_seconds)
+        with _unavailable("be listed"):
+            shards = sorted(self._objects.iterdir())
+        for shard in shards:
+            with _unavailable("be listed"):
+                names = list(_stale(shard, older_than_seconds))
+            yield from names
 
     @override
     def sweep_staging(self, *, older_than_seconds: float) -> int:
         """See Store.sweep_staging."""
-        names = list(_stale(self._staging, older_than_seconds))
-        for name in names:
-            (self._staging / name).unlink(missing_ok=True)
+        with _unavailable("remove a file"):
+            names = list(_stale(self._staging, older_than_seconds))
+            for name in names:
+                (self._staging / name).unlink(missing_ok=True)
         return len(names)
 
     @override

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from importlib.metadata import version
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
 from starlette.routing import Route
 from typing_extensions import override
 
@@ -16,7 +16,7 @@ from earmark.web.connection import RequestContext
 from earmark.web.routing import CaselessPaths
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from starlette.types import ASGIApp
 
@@ -57,6 +57,18 @@ class _App(FastAPI):
         stack = CaselessPaths(super().build_middleware_stack(), self.caseless_paths)
         return RequestContext(stack)
 
+    @override
+    def openapi(self) -> dict[str, Any]:
+        """As FastAPI, less its own answer to wrong values: they are told in our own way."""
+        document = super().openapi()
+        for path in document["paths"].values():
+            for operation in path.values():
+                if "HTTPValidationError" in str(operation["responses"].get("422")):
+                    del operation["responses"]["422"]
+        for name in ("HTTPValidationError", "ValidationError"):
+            document.get("components", {}).get("schemas", {}).pop(name, None)
+        return document
+
 
 def create_app(heart: Heart) -> FastAPI:
     """The ASGI app: the Upload Media API, `/v1`, tokens, health and `/openapi.json`."""
@@ -69,7 +81,6 @@ def create_app(heart: Heart) -> FastAPI:
         redirect_slashes=False,
     )
     app.state.access = heart.access
-    errors.install(app, wire.refusal)
     published = (
         oauth.router(heart.access),
         upload.router(heart.intake, idle_seconds=heart.upload_idle_seconds),
@@ -79,7 +90,10 @@ def create_app(heart: Heart) -> FastAPI:
     own = (api.router(heart.interactions), health.router(heart.readiness))
     for router in (*published, *own):
         app.include_router(router)
-    app.caseless_paths = [
-        route.path for router in published for route in router.routes if isinstance(route, Route)
-    ]
+    app.caseless_paths = [route.path for route in _routes(published)]
+    errors.install(app, wire.refusal, _routes((*published, *own)))
     return app
+
+
+def _routes(routers: Iterable[APIRouter]) -> list[Route]:
+    return [route for router in routers for route in router.routes if isinstance(route, Route)]

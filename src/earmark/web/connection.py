@@ -68,7 +68,8 @@ class _Request:
         self.id = sent if _SAFE_ID.fullmatch(sent) else uuid.uuid4().hex
         self.began = time.perf_counter()
         self.status = 0
-        self._scope = scope
+        # Made here, so that what is noted further in, on a copy of the scope, is found again.
+        self._state = scope.setdefault("state", {})
         self._receive = receive
         self._send = send
         length = headers.get("content-length", "0")
@@ -91,7 +92,7 @@ class _Request:
             self.status = message["status"]
             headers = MutableHeaders(scope=message)
             headers["X-Request-Id"] = self.id
-            for name, value in self._scope.get("state", {}).get("headers", {}).items():
+            for name, value in self._state.get("headers", {}).items():
                 headers[name] = value
             if self._unread:
                 self._closes = True

@@ -18,12 +18,14 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from earmark import errors
+from earmark.web.routing import methods_of
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from fastapi import FastAPI
     from starlette.requests import Request
+    from starlette.routing import Route
 
 PROBLEM = "application/problem+json"
 
@@ -144,7 +146,7 @@ def _rate_limited(error: errors.RateLimitedError) -> Answer:
 
 
 def _too_large(error: errors.TooLargeError) -> Answer:
-    sentence = f"The file is too large. At most {error.limit_bytes:,} bytes are taken."
+    sentence = f"This is too large. At most {error.limit_bytes:,} bytes are taken."
     return Answer(413, "too_large", sentence)
 
 
@@ -182,25 +184,27 @@ ANSWERS: Mapping[type[errors.EarmarkError], Callable[[Any], Answer]] = {
 """Every error's answer, the special before the general. A test holds it to the error tree."""
 
 
-def _http(error: HTTPException) -> Answer:
+def _http(error: HTTPException, methods: Sequence[str]) -> Answer:
     """What the framework itself refuses: an unknown address or method."""
-    headers = dict(error.headers or {})
     if error.status_code == HTTPStatus.NOT_FOUND:
         return _not_found(errors.EarmarkError())
     if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
-        sentence = f"This address takes {headers.get('Allow', 'other methods')} only."
-        return Answer(405, "method_not_allowed", sentence, headers)
-    return Answer(error.status_code, "http_error", str(error.detail), headers)
+        allowed = ", ".join(methods)
+        sentence = f"This address takes {allowed} only."
+        return Answer(405, "method_not_allowed", sentence, {"Allow": allowed})
+    return Answer(error.status_code, "http_error", str(error.detail), dict(error.headers or {}))
 
 
 def respond(request: Request, answer: Answer) -> Response:
     """Words an answer for the API that was called."""
     if request.url.path.startswith(("/v1/", "/health/")):
         return Problem(answer)
-    return Sentence.of(answer, request.headers.get("accept", ""))
+    return Sentence.of(answer, ",".join(request.headers.getlist("accept")))
 
 
-def install(app: FastAPI, refusal: Callable[[errors.RefusedError], Answer]) -> None:
+def install(
+    app: FastAPI, refusal: Callable[[errors.RefusedError], Answer], routes: Sequence[Route]
+) -> None:
     """Makes the app answer every error; `refusal` words those of uploads."""
 
     async def earmark_error(request: Request, error: Any) -> Response:
@@ -210,7 +214,7 @@ def install(app: FastAPI, refusal: Callable[[errors.RefusedError], Answer]) -> N
         return respond(request, refusal(error) if upload else describe(error))
 
     async def http_error(request: Request, error: Any) -> Response:
-        return respond(request, _http(error))
+        return respond(request, _http(error, methods_of(request.scope["path"], routes)))
 
     async def validation_error(request: Request, error: Any) -> Response:
         faults = [

@@ -8,6 +8,7 @@ more, is refused here.
 from __future__ import annotations
 
 import asyncio
+import re
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -17,7 +18,6 @@ from multipart import (
     MultipartError,
     MultipartSegment,
     PushMultipartParser,
-    content_disposition_unquote,
     parse_options_header,
 )
 
@@ -40,6 +40,10 @@ MAX_BOUNDARY_CHARACTERS = 200
 
 _ENCODINGS = frozenset({"", "7bit", "8bit", "binary"})
 """Content-Transfer-Encoding that changes no byte; RFC 7578 section 4.7 ended the others."""
+
+_QUOTED = re.compile(r'"(?:\\.|[^"\\])*"')
+_EXTENDED_NAME = re.compile(r";\s*filename\*\s*=\s*([^';\s]*)'[^';]*'([^;\s]*)", re.IGNORECASE)
+"""RFC 5987: charset, language (of no use here), percent-encoded text. The parser skips it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,17 +136,15 @@ def _part(segment: MultipartSegment) -> Part:
 
 def _file_name(segment: MultipartSegment) -> str | None:
     """RFC 7578 names no extended form, yet clients in use send it for names beyond ASCII."""
-    _, options = parse_options_header(
-        segment.header("Content-Disposition", ""), unquote=content_disposition_unquote
-    )
-    charset, _, rest = options.get("filename*", "").partition("'")
-    _, quote, encoded = rest.partition("'")
-    if not quote:
+    header = segment.header("Content-Disposition", "")
+    extended = _EXTENDED_NAME.search(_QUOTED.sub('""', header))
+    if extended is None:
         plain: str | None = segment.filename
         return plain
+    charset, encoded = extended.groups()
     try:
         return unquote(encoded, encoding=charset or "utf-8", errors="strict")
-    except (LookupError, UnicodeDecodeError):
+    except (LookupError, ValueError):
         raise malformed("The file part's name is not in the character set it says.") from None
 
 

@@ -1,4 +1,4 @@
-"""Paths that are matched without regard to case, as real clients write them."""
+"""What routing lacks: paths without regard to case, and all methods of an address."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from starlette.routing import Route
     from starlette.types import ASGIApp, Receive, Scope, Send
 
 
@@ -33,3 +34,9 @@ class CaselessPaths:
                 path = "/".join(self._spelling.get(word.lower(), word) for word in words)
                 scope = {**scope, "path": path, "raw_path": path.encode()}
         await self._app(scope, receive, send)
+
+
+def methods_of(path: str, routes: Iterable[Route]) -> list[str]:
+    """Every method that an address takes; the framework's own 405 names those of one route."""
+    matching = (route for route in routes if route.path_regex.match(path))
+    return sorted({method for route in matching for method in route.methods or ()})

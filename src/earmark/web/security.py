@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from fastapi import Depends
+from fastapi import Depends, Security
 from fastapi.concurrency import run_in_threadpool
 from fastapi.security import OAuth2
 from fastapi.security.utils import get_authorization_scheme_param
 from starlette.requests import Request  # noqa: TC002 - FastAPI reads it from the annotation
 
-from earmark.errors import UnauthenticatedError
+from earmark.access import RateState
+from earmark.errors import RateLimitedError, UnauthenticatedError
 
 if TYPE_CHECKING:
-    from earmark.access import Access, RateState
+    from earmark.access import Access
     from earmark.model import Grant, Principal
 
 # auto_error is off: a missing token is told by our own error, in the form of the API called.
 _SCHEME = OAuth2(
-    flows={"clientCredentials": {"tokenUrl": "/connect/token", "scopes": {"acxapi": "All"}}},
+    flows={
+        "clientCredentials": {"tokenUrl": "/connect/token", "scopes": {"acxapi": "All of it."}}
+    },
     auto_error=False,
 )
+_Documented = Annotated[str | None, Security(_SCHEME, scopes=["acxapi"])]
 
 
 def requires(grant: Grant) -> Any:
@@ -33,7 +37,7 @@ def requires(grant: Grant) -> Any:
         RateLimitedError: the client sends too much.
     """
 
-    async def principal(request: Request) -> Principal:
+    async def principal(request: Request, _sent: _Documented) -> Principal:
         access: Access = request.app.state.access
         scheme, token = get_authorization_scheme_param(request.headers.get("authorization"))
         if scheme.lower() != "bearer" or not token:
@@ -42,12 +46,23 @@ def requires(grant: Grant) -> Any:
         if found is None:
             found = await run_in_threadpool(access.authenticate, token)
         access.require(found, grant)
-        state = access.charge(found.client_id)
-        if state is not None:
-            request.state.headers = _rate_headers(state)
+        _charge(request, access, found.client_id)
         return found
 
     return Depends(principal)
+
+
+def _charge(request: Request, access: Access, client_id: str) -> None:
+    """Counts the request; the answer tells where the client stands, taken or not."""
+    try:
+        state = access.charge(client_id)
+    except RateLimitedError as error:
+        if access.rate_limit is not None:
+            state = RateState(access.rate_limit, 0, error.retry_after_seconds)
+            request.state.headers = _rate_headers(state)
+        raise
+    if state is not None:
+        request.state.headers = _rate_headers(state)
 
 
 def _rate_headers(state: RateState) -> dict[str, str]:

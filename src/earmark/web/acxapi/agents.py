@@ -100,7 +100,10 @@ Manager = Annotated[Principal, requires(Grant.MANAGE)]
 
 _NAMES = {"email": "agentEmail", "code": "agentCode", "node_ids": "osms"}
 _AGENT_ID = document_parameter("AgentId", "path", {"type": "string", "format": "uuid"})
-_IS_ACTIVE = document_parameter("IsActive", "query", {"type": "boolean"})
+_IS_ACTIVE = {
+    **document_parameter("IsActive", "query", {"type": "boolean"}),
+    "allowEmptyValue": True,  # and means that nothing was asked
+}
 
 
 def router(directory: Directory) -> APIRouter:
@@ -110,18 +113,20 @@ def router(directory: Directory) -> APIRouter:
     @routes.post(
         "/Agent",
         operation_id="createAgent",
+        summary="Create agent",
         responses=document_errors(400, 413),
         openapi_extra=document_body(CreateAgent),
     )
     def create(principal: Manager, body: Body) -> AgentAnswer:
         """Adds an agent; interactions that were uploaded with its code are joined to it."""
+        new = _new(parse(CreateAgent, body))
         with published_names(_NAMES):
-            new = _new(parse(CreateAgent, body))
             return AgentAnswer.of(directory.for_(principal).create_agent(new))
 
     @routes.get(
         "/Agent/All",
         operation_id="listAgents",
+        summary="All agents",
         responses=document_errors(400, 404),
         openapi_extra={"parameters": [_IS_ACTIVE]},
     )
@@ -135,6 +140,7 @@ def router(directory: Directory) -> APIRouter:
     @routes.get(
         "/Agent/{AgentId:uuid}",  # noqa: FAST003 (documented below)
         operation_id="getAgent",
+        summary="Get agent",
         responses=document_errors(404),
         openapi_extra={"parameters": [_AGENT_ID]},
     )
@@ -145,13 +151,14 @@ def router(directory: Directory) -> APIRouter:
     @routes.put(
         "/Agent/{AgentId:uuid}",  # noqa: FAST003 (documented below)
         operation_id="updateAgent",
+        summary="Update agent",
         responses=document_errors(400, 404, 413),
         openapi_extra={"parameters": [_AGENT_ID], **document_body(UpdateAgent)},
     )
     def update(principal: Manager, request: Request, body: Body) -> AgentAnswer:
         """Changes what is given of an agent."""
+        change = _change(parse(UpdateAgent, body))
         with published_names(_NAMES):
-            change = _change(parse(UpdateAgent, body))
             agent = directory.for_(principal).change_agent(_agent_id(request), change)
         return AgentAnswer.of(agent)
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any, TypeVar
 from fastapi import Depends
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic.alias_generators import to_camel
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 
 from earmark.errors import Invalid, InvalidError, TooLargeError
 
@@ -30,10 +30,13 @@ _W = TypeVar("_W", bound=Wire)
 
 async def _read(request: Request) -> bytes:
     body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > MAX_BODY_BYTES:
-            raise TooLargeError(MAX_BODY_BYTES)
+    try:
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > MAX_BODY_BYTES:
+                raise TooLargeError(MAX_BODY_BYTES)
+    except ClientDisconnect:
+        raise InvalidError(Invalid("body", "The body ended early.")) from None
     return bytes(body)
 
 
@@ -94,7 +97,7 @@ def flag(request: Request, name: str) -> bool | None:
 
 @contextmanager
 def published_names(names: Mapping[str, str]) -> Iterator[None]:
-    """Names the fields of an InvalidError as this API does: by `names`, or in camelCase."""
+    """Renames the fields of the directory's InvalidError: by `names`, or in camelCase."""
     try:
         yield
     except InvalidError as error:
@@ -128,7 +131,9 @@ _MEANINGS = {
     401: "No valid access token.",
     403: "The token lacks the scope or the client the grant.",
     404: "Nothing of this organization is here.",
+    408: "Nothing came for too long.",
     413: "The body is too large.",
+    415: "The body is no multipart/form-data with a boundary.",
     429: "Too many requests.",
     503: "The service cannot serve now.",
 }

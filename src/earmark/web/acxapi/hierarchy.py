@@ -97,7 +97,7 @@ class HierarchyAnswer(Wire):
     escalation_contacts: list[Contact]
     manager_contacts: list[Contact]
     hierarchy_codes: list[str]
-    children: list[Self]
+    children: list["HierarchyAnswer"]
 
     @classmethod
     def of(cls, node: HierarchyNode) -> Self:
@@ -124,7 +124,10 @@ Manager = Annotated[Principal, requires(Grant.MANAGE)]
 
 _NAMES = {"codes": "hierarchyCodes", "contact_user_ids": "contactsUserIds"}
 _NODE_ID = document_parameter("HierarchyId", "path", {"type": "string", "format": "uuid"})
-_IS_ACTIVE = document_parameter("IsActive", "query", {"type": "boolean"})
+_IS_ACTIVE = {
+    **document_parameter("IsActive", "query", {"type": "boolean"}),
+    "allowEmptyValue": True,  # and means that nothing was asked
+}
 
 
 def router(directory: Directory) -> APIRouter:
@@ -134,20 +137,22 @@ def router(directory: Directory) -> APIRouter:
     @routes.post(
         "/Hierarchy",
         operation_id="createHierarchy",
+        summary="Create hierarchy",
         response_model=HierarchyAnswer,
         responses=document_errors(400, 413),
         openapi_extra=document_body(CreateHierarchy),
     )
     def create(principal: Manager, body: Body) -> Response:
         """Adds a node, at the top or below a parent."""
+        new = _new(parse(CreateHierarchy, body))
         with published_names(_NAMES):
-            new = _new(parse(CreateHierarchy, body))
             node = directory.for_(principal).create_node(new)
         return _json(render([node])[1:-1])
 
     @routes.get(
         "/Hierarchy/All",
         operation_id="listHierarchies",
+        summary="All hierarchies",
         response_model=list[HierarchyAnswer],
         responses=document_errors(400, 404),
         openapi_extra={"parameters": [_IS_ACTIVE]},
@@ -162,6 +167,7 @@ def router(directory: Directory) -> APIRouter:
     @routes.put(
         "/Hierarchy/{HierarchyId:uuid}",  # noqa: FAST003 (documented below)
         operation_id="updateHierarchy",
+        summary="Update hierarchy",
         response_model=HierarchyAnswer,
         responses=document_errors(400, 404, 413),
         openapi_extra={"parameters": [_NODE_ID], **document_body(UpdateHierarchy)},
@@ -169,8 +175,8 @@ def router(directory: Directory) -> APIRouter:
     def update(principal: Manager, request: Request, body: Body) -> Response:
         """Changes what is given of a node, or moves it; answers it with all below it."""
         bound = directory.for_(principal)
+        change = _change(parse(UpdateHierarchy, body))
         with published_names({**_NAMES, "parent_id": "newParentId"}):
-            change = _change(parse(UpdateHierarchy, body))
             node = bound.change_node(request.path_params["HierarchyId"], change)
         return _json(render(bound.tree(under=node.id))[1:-1])
 
@@ -237,5 +243,5 @@ def _parent(sent: str | None) -> tuple[UUID | None, bool]:
     try:
         return UUID(sent), False
     except ValueError:
-        fault = Invalid("parent_id", f'Send the UUID of a node, or "{REMOVE}".')
+        fault = Invalid("newParentId", f'Send the UUID of a node, or "{REMOVE}".')
         raise InvalidError(fault) from None

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from base64 import b64encode
 from contextlib import AsyncExitStack, aclosing
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
+from uuid import UUID  # noqa: TC003 - pydantic reads it
 
 from fastapi import APIRouter
 from starlette.requests import ClientDisconnect, Request
@@ -13,6 +14,7 @@ from starlette.responses import JSONResponse, Response
 from earmark.errors import RefusedError
 from earmark.model import Grant, Principal
 from earmark.web.acxapi import wire
+from earmark.web.acxapi.body import Wire, document_errors
 from earmark.web.errors import Answer, respond
 from earmark.web.multipart import IdleError, Part, boundary_of, malformed, parts
 from earmark.web.security import requires
@@ -38,14 +40,34 @@ _IDLE = Answer(
 _GONE = Response(status_code=499)  # nobody reads it; the number is for the log
 
 
+class AcceptedAnswer(Wire):
+    """An upload that is kept."""
+
+    id: UUID
+    file_name: str
+    file_size_kb: int
+
+
 def router(intake: Intake, *, idle_seconds: float) -> APIRouter:
     """The route; `idle_seconds` without a byte end an upload."""
     routes = APIRouter(tags=["Media"])
 
-    @routes.post("/Media/Upload", operation_id="uploadMedia", summary="Upload Media")
+    @routes.post(
+        "/Media/Upload",
+        operation_id="uploadMedia",
+        summary="Upload Media",
+        response_model=AcceptedAnswer,
+        responses=document_errors(400, 408, 413, 415),
+        openapi_extra=_REQUEST,
+    )
     async def upload_media(
         request: Request, principal: Annotated[Principal, requires(Grant.INGEST)]
     ) -> Response:
+        """Takes a recording or a chat archive; 200 means that it is durable and gets processed.
+
+        The answer to a refusal is one sentence; with `Accept: application/problem+json` it has
+        every fault found.
+        """
         boundary = boundary_of(request.headers.get("content-type", ""))
         if boundary is None:
             return respond(request, _NOT_MULTIPART)
@@ -164,3 +186,43 @@ class _Upload:
 
 _PARTS = {"file": 0, "metadata": wire.MAX_METADATA_BYTES, "signedurl": MAX_URL_BYTES}
 """The parts that are read → how many bytes of their text are kept to be judged."""
+
+_METADATA = (
+    "A JSON object; keys match without regard to case: FileName, UploadType (Audio or Chat), "
+    "CallDirection, Name, Phone, Email, AgentFirstName, AgentLastName, AgentCode, "
+    "InteractionDate, ExtendedMetadata (deprecated), ExtendedMetadataValues, HierarchyId, "
+    "HierarchyCode, ApplyHierarchyToAgent, LocaleId (1033 or 2058), ClientCallId. "
+    "Required: FileName, whose extension is the file's, and UploadType."
+)
+
+_REQUEST: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["metadata"],
+                    "properties": {
+                        "metadata": {
+                            "type": "string",
+                            "contentMediaType": "application/json",
+                            "description": _METADATA,
+                        },
+                        "file": {
+                            "type": "string",
+                            "format": "binary",
+                            "description": f"Its name ends in {wire.LISTED}. "
+                            "Required unless signedUrl is given.",
+                        },
+                        "signedUrl": {
+                            "type": "string",
+                            "description": "Where to get the file instead; empty means absent.",
+                        },
+                    },
+                },
+                "encoding": {"metadata": {"contentType": "application/json"}},
+            }
+        },
+    }
+}

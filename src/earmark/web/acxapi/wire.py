@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 from uuid import UUID
@@ -40,6 +41,7 @@ MAX_NUMBER_CHARACTERS = 64
 """Longer numbers mean nothing that a reader could use, and cost quadratic time to convert."""
 
 ALLOWED_EXTENSIONS = frozenset().union(*EXTENSIONS.values())
+LISTED = ", ".join(sorted(ALLOWED_EXTENSIONS))
 
 SENTENCES: Mapping[Why, str] = {
     Why.NO_FILE: "You must upload a file with one of the specified allowed extensions.",
@@ -68,6 +70,8 @@ SENTENCES: Mapping[Why, str] = {
 """Each reason's sentence, which clients may match; the order is the precedence."""
 
 _PRECEDENCE = {why: rank for rank, why in enumerate(SENTENCES)}
+
+_NUMERIC = re.compile(r"[+-]?\d+(\.\d+)?([eE][+-]?\d+)?", re.ASCII)
 
 _LOCALES: Mapping[str, str] = {"1033": "en-US", "2058": "es-MX"}
 
@@ -141,7 +145,7 @@ def read_submission(
         faults.append(Fault(Why.SIGNED_URL, "signedUrl", "Send the file in the part file."))
         file = None
     elif file is None or not file.allowed:
-        faults.append(Fault(Why.NO_FILE, "file", f"Send a file whose name ends in {_listed()}."))
+        faults.append(Fault(Why.NO_FILE, "file", f"Send a file whose name ends in {LISTED}."))
     if not metadata:
         faults.append(Fault(Why.NO_METADATA, "metadata", "Send a metadata part with JSON text."))
         raise RefusedError(faults)
@@ -153,10 +157,6 @@ def read_submission(
     if submission is None or faults:
         raise RefusedError(faults)
     return submission
-
-
-def _listed() -> str:
-    return ", ".join(sorted(ALLOWED_EXTENSIONS))
 
 
 class _Number(str):
@@ -213,8 +213,12 @@ class _Reader:
         return None
 
     def _file_name(self, media_type: MediaType | None, file: FilePart | None) -> str | None:
+        sent = self._values.get("filename")
+        if not isinstance(sent, str | None):
+            self._faults.append(Fault(Why.VALUE, "FileName", "Send text."))
+            return None
         try:
-            name = normalise_file_name(_text(self._values.get("filename") or ""))
+            name = normalise_file_name(sent or "")
         except ValueError as error:
             self._faults.append(Fault(Why.FILE_NAME, "FileName", str(error)))
             return None
@@ -292,10 +296,9 @@ def _boolean(value: Any) -> bool:
 def _locale(value: Any) -> str:
     """Our locale for its number; an unknown number stays as it is, for intake to refuse."""
     text = _text(value).strip()
-    try:
-        number = float(text)
-    except ValueError:
-        raise ValueError("Send 1033, 2058 or no locale id.") from None
+    if not _NUMERIC.fullmatch(text):
+        raise ValueError("Send 1033, 2058 or no locale id.")
+    number = float(text)
     whole = str(int(number)) if number.is_integer() else text
     return _LOCALES.get(whole, whole)
 

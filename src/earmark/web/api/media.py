@@ -12,12 +12,16 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from starlette.responses import Response, StreamingResponse
+from typing_extensions import override
 
 from earmark.model import extension
 from earmark.web.errors import Answer, Problem
 
 if TYPE_CHECKING:
+    from collections.abc import Generator, Iterator
+
     from starlette.datastructures import Headers
+    from starlette.types import Receive, Scope, Send
 
     from earmark.interactions import Media
 
@@ -42,6 +46,27 @@ _UNSAFE = re.compile(r"[^ !#$&()+,.:;=@\[\]^_`{|}~0-9A-Za-z-]", re.ASCII)
 
 class UnsatisfiableError(ValueError):
     """The range lies outside the media."""
+
+
+class _Download(StreamingResponse):
+    """Streams chunks that block, and closes what they come from even if the caller goes away."""
+
+    def __init__(self, chunks: Iterator[bytes], status: int, headers: dict[str, str]) -> None:
+        self._chunks = _generated(chunks)
+        super().__init__(self._chunks, status, headers)
+
+    @override
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See ASGI."""
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            # Left to the garbage collector, an aborted download kept its file open for long.
+            self._chunks.close()
+
+
+def _generated(chunks: Iterator[bytes]) -> Generator[bytes]:
+    yield from chunks
 
 
 def headers_of(media: Media) -> dict[str, str]:
@@ -80,7 +105,7 @@ def get(media: Media, sent: Headers) -> Response:
         headers["Content-Range"] = f"bytes {start}-{stop - 1}/{media.size_bytes}"
     headers["Content-Length"] = str(stop - start)
     # Opened before the head of the answer is sent, so that a deleted file is still a 404.
-    return StreamingResponse(media.read(start, stop), status, headers)
+    return _Download(media.read(start, stop), status, headers)
 
 
 def parse_range(sent: str, size_bytes: int) -> tuple[int, int] | None:

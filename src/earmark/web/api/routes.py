@@ -110,20 +110,24 @@ def _add_changing(made: APIRouter, interactions: Interactions) -> None:
         operation_id="delete_interaction",
         summary="Delete an interaction with its media; its file name is free again",
         status_code=204,
+        response_class=Response,
         responses=problems(404),
     )
-    def delete_interaction(interaction_id: _Id, caller: _Deleter) -> None:
+    def delete_interaction(interaction_id: _Id, caller: _Deleter) -> Response:
         interactions.for_(caller).delete(_uuid(interaction_id))
+        return Response(status_code=204)
 
     @made.post(
         "/{interaction_id}/retry",
         operation_id="retry_interaction",
         summary="Process a failed interaction, or its skipped steps, once more",
         status_code=202,
+        response_class=Response,
         responses=problems(404, 409),
     )
-    def retry_interaction(interaction_id: _Id, caller: _Manager) -> None:
+    def retry_interaction(interaction_id: _Id, caller: _Manager) -> Response:
         interactions.for_(caller).retry(_uuid(interaction_id))
+        return Response(status_code=202)
 
 
 def _uuid(sent: str) -> UUID:
