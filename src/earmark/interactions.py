@@ -234,7 +234,7 @@ class OrganizationInteractions:
         Raises:
             NotFoundError: the organization has none of this id.
         """
-        pass
+        self._demand(Grant.DELETE)
         with self._database.write(self._organization_id) as scope:
             if not stored.delete(scope, interaction_id):
                 raise NotFoundError(str(interaction_id))

@@ -109,8 +109,7 @@ class Engine:
             application_version=VERSION,
             serializer=DBOSPortableJSONSerializer(),
             run_migrations=self._url.get_backend_name() == "sqlite",
-            # Jobs send each other nothing: without this a thread wakes a hundred times a second,
-            # and a connection is kept for nothing.
+            # Jobs send each other nothing; listening for it wakes a thread 100 times a second.
             use_listen_notify=False,
             enable_otlp=False,
             log_level="WARNING",

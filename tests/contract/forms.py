@@ -8,7 +8,7 @@ import struct
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
 BOUNDARY = "----earmark-golden"
 CONTENT_TYPE = f"multipart/form-data; boundary={BOUNDARY}"
@@ -81,12 +81,6 @@ def form(
     if content is not None:
         parts.insert(0 if file_first else len(parts), file_part(content, name))
     return body(*parts)
-
-
-def cuts(whole: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """The whole in two pieces, once for each place between two bytes."""
-    for place in range(1, len(whole)):
-        yield whole[:place], whole[place:]
 
 
 def single_bytes(whole: bytes) -> list[bytes]:

@@ -168,6 +168,7 @@ async def exchange(
     headers: Mapping[str, str],
     chunks: Iterable[bytes] = (),
     gone: bool = False,
+    idle: bool = False,
 ) -> Answer:
     """One request and its answer, as the ASGI specification has it.
 
@@ -178,6 +179,7 @@ async def exchange(
         headers: their names with `_` for `-`; a value that is "" is not sent.
         chunks: the body in pieces.
         gone: the caller leaves after the last piece, before the body's end.
+        idle: the caller stays, but nothing more comes.
     """
     scope = {
         "type": "http",
@@ -190,7 +192,7 @@ async def exchange(
         "query_string": b"",
         "root_path": "",
         "headers": [
-            (name.replace("_", "-").encode(), value.encode("latin-1"))
+            (name.replace("_", "-").lower().encode(), value.encode("latin-1"))
             for name, value in headers.items()
             if value
         ],
@@ -202,12 +204,12 @@ async def exchange(
     ]
     if gone:
         incoming.append({"type": "http.disconnect"})
-    else:
+    elif not idle:
         incoming.append({"type": "http.request", "body": b"", "more_body": False})
     sent: list[Any] = []
 
     async def receive() -> Any:
-        await asyncio.sleep(0)
+        await asyncio.sleep(60 if idle and not incoming else 0)
         return incoming.pop(0) if incoming else {"type": "http.disconnect"}
 
     async def send(message: Any) -> None:

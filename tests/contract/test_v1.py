@@ -353,6 +353,7 @@ def test_times_are_dates_or_rfc_3339_and_utc_where_they_do_not_say(
         ("limit", "1001"),
         ("limit", "many"),
         ("cursor", "x"),
+        ("form", "2022-03-18"),
     ],
 )
 def test_a_wrong_value_is_a_problem_that_names_it(caller: Caller, name: str, value: str) -> None:
@@ -376,6 +377,7 @@ def test_pages_follow_by_next_until_it_is_null(caller: Caller, books: Books) -> 
     assert seen == wanted
 
 
+@on_sqlite
 def test_a_page_has_fifty_unless_told(caller: Caller, books: Books) -> None:
     for _ in range(51):
         books.receive()

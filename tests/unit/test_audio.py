@@ -557,6 +557,28 @@ def test_even_the_wrong_demuxer_opens_no_second_file(
         _decode.decode(file, container="mp3", doubtful=False)
 
 
+def test_ffmpeg_is_told_every_restriction(
+    made: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They back one another up, so that no hostile file alone shows that one is missing."""
+    asked: dict[str, object] = {}
+
+    def spy(file: object, **words: object) -> object:
+        asked.update(words)
+        return real_open(file, **words)
+
+    real_open = av.open
+    monkeypatch.setattr(av, "open", spy)
+    decode_here(made["call.mp4"])
+    assert asked["format"] == "mov"
+    assert asked["io_open"] is _decode._refuse
+    assert asked["options"] == {
+        "format_whitelist": "mov",
+        "protocol_whitelist": "none",
+        "codec_whitelist": _decode._DECODERS,
+    }
+
+
 def test_no_second_file_is_opened_for_a_demuxer() -> None:
     with pytest.raises(PermissionError, match="other"):
         _decode._refuse("other.wav", 0, {})

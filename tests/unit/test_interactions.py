@@ -404,6 +404,16 @@ def test_wrong_values_are_named_all_at_once(
 # Pages
 
 
+def test_another_organizations_interactions_take_no_place_on_a_page(
+    mine: OrganizationInteractions, books: Books, other_books: Books
+) -> None:
+    other_books.receive(at=NOON + DAY)
+    id_ = books.receive(at=NOON)
+    other_books.receive(at=NOON - DAY)
+    page = mine.find(Query(), limit=1)
+    assert (ids(page), page.next_cursor) == ([id_], None)
+
+
 @settings(
     max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )

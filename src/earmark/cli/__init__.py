@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from earmark.errors import EarmarkError, Invalid, InvalidError
+from earmark.errors import EarmarkError, Invalid, InvalidError, UnavailableError
 
 if TYPE_CHECKING:
     from earmark.app.parts import Parts
@@ -57,7 +57,17 @@ def main() -> None:
 def _sentence(error: EarmarkError) -> str:
     if isinstance(error, InvalidError):
         return " ".join(fault.message for fault in error.faults)
+    if isinstance(error, UnavailableError):
+        return _outage(error)
     return str(error)
+
+
+def _outage(error: UnavailableError) -> str:
+    """What is away, why, and where to look; without the statement that found it out."""
+    cause = getattr(error.__cause__, "orig", None)  # the driver's own error
+    reason = " ".join(str(cause or "").split()).rstrip(".")
+    mend = "check EARMARK_DATABASE_URL and EARMARK_STORAGE_URL, and `earmark doctor`"
+    return f"{error}{f' ({reason})' if reason else ''}; {mend}."
 
 
 def _settings(data: Path | None) -> Settings:

@@ -183,6 +183,10 @@ def _unavailable_if_down() -> Iterator[None]:
         yield
     except (sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.TimeoutError) as error:
         raise UnavailableError("the database cannot serve now") from error
+    except sa.exc.DatabaseError as error:
+        if type(error) is sa.exc.DatabaseError:  # SQLite's word for a damaged file
+            raise UnavailableError("the database is damaged") from error
+        raise
 
 
 def _engine(url: str) -> sa.Engine:
@@ -198,7 +202,12 @@ def _engine(url: str) -> sa.Engine:
             pool_size=POOL_SIZE,
             max_overflow=0,
             pool_pre_ping=True,
-            connect_args={"connect_timeout": 5, "application_name": "earmark"},
+            connect_args={
+                "connect_timeout": 5,
+                "application_name": "earmark",
+                # Instants at either end of the calendar fit no other zone's years.
+                "options": "-c timezone=UTC",
+            },
         )
     raise SettingsError(
         "EARMARK_DATABASE_URL must be sqlite:///path or postgresql://user@host/name.",

@@ -115,8 +115,14 @@ class Stage:
         self._stages.held_bytes -= self._buffered_bytes
         self._buffer, self._buffered_bytes = [], 0
         staged, self._staged = self._staged, None
-        if staged is not None:
-            await asyncio.shield(self._remove(staged))
+        if staged is None:
+            return
+        if self._writing is None or self._writing.done():
+            # Handed to its thread at once: a task would be cancelled with all others when the
+            # process stops, before it has begun.
+            await asyncio.shield(asyncio.wrap_future(self._stages.pool.submit(staged.discard)))
+        else:
+            await asyncio.shield(self._remove(staged, self._writing))
 
     @property
     def fault(self) -> Fault | None:
@@ -201,6 +207,7 @@ class Stage:
             batch, size = self._buffer, self._buffered_bytes
             self._buffer, self._buffered_bytes = [], 0
             self._writing = asyncio.ensure_future(self._write_batch(self._staged, batch, size))
+            self._writing.add_done_callback(_retrieve)
 
     async def _write_batch(self, staged: Staged, batch: Sequence[Buffer], size: int) -> None:
         try:
@@ -224,8 +231,13 @@ class Stage:
             self._hash.update(buffer)
         staged.append(batch)
 
-    async def _remove(self, staged: Staged) -> None:
-        if self._writing is not None:
-            with contextlib.suppress(UnavailableError):
-                await self._writing
+    async def _remove(self, staged: Staged, writing: asyncio.Future[None]) -> None:
+        with contextlib.suppress(UnavailableError):
+            await writing
         await self._stages.run(staged.discard)
+
+
+def _retrieve(writing: asyncio.Future[None]) -> None:
+    """Marks its failure as seen: whoever gives an upload up does not ask for it any more."""
+    if not writing.cancelled():
+        writing.exception()

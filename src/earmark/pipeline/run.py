@@ -99,7 +99,7 @@ class Pipeline:
             self._process(job)
         except (GoneError, SupersededError):
             return
-        except Exception:
+        except Exception:  # noqa: BLE001 - the worker's edge
             _log.exception("interaction.internal_error", interaction_id=interaction_id)
             self.abandon(job, INTERNAL)
 

@@ -89,7 +89,7 @@ class _Request:
     async def send(self, message: Message) -> None:
         """Adds what every answer bears; closes early answers gently."""
         if message["type"] == "http.response.start":
-            self.status = message["status"]
+            self.status = int(message["status"])
             headers = MutableHeaders(scope=message)
             headers["X-Request-Id"] = self.id
             for name, value in self._state.get("headers", {}).items():

@@ -7,7 +7,7 @@ from enum import StrEnum
 from typing import Annotated, Any, Self
 from uuid import UUID  # noqa: TC003 - pydantic reads it
 
-from pydantic import AfterValidator, BaseModel, Field, WithJsonSchema
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema
 
 from earmark import model
 from earmark.interactions import DEFAULT_LIMIT, MAX_LIMIT, Page
@@ -44,7 +44,9 @@ _Instant = Annotated[
 
 
 class Filters(BaseModel):
-    """The query of the list of interactions."""
+    """The query of the list of interactions. A name that is none of these is told, not ignored."""
+
+    model_config = ConfigDict(extra="forbid")
 
     from_: _Instant | None = Field(
         None,

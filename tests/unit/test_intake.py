@@ -1,0 +1,587 @@
+"""Taking uploads in: counted, hashed and written as they come, and promised at the end."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+import pytest
+import sqlalchemy as sa
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from typing_extensions import override
+
+from earmark.database import tables
+from earmark.directory import Directory, NewAgent, NewNode
+from earmark.errors import Fault, RefusedError, TooLargeError, UnavailableError, Why
+from earmark.intake import Intake, Limits
+from earmark.intake import stage as staging
+from earmark.model import AgentSent, MediaType, Submission
+from earmark.storage.local import LocalStore
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from earmark.storage import Staged
+
+WAV = b"RIFF\x24\x00\x00\x00WAVEfmt " + bytes(1000)
+MEBIBYTE = 1024 * 1024
+LIMITS = Limits(upload_bytes=8 * MEBIBYTE, reserve_bytes=0, buffer_bytes=64 * MEBIBYTE)
+
+
+class Watched(LocalStore):
+    """A local store whose writes can be held up or made to fail, and are counted."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.root = root
+        self.hold = threading.Event()
+        self.hold.set()
+        self.writing = threading.Event()
+        self.failing: BaseException | None = None
+        self.free: int | None = None
+        self.on_publish = lambda: None
+
+    @override
+    def stage(self, key: str) -> Staged:
+        staged, store = super().stage(key), self
+        append, publish = staged.append, staged.publish
+
+        def watched_append(batch: Sequence[Any]) -> None:
+            store.writing.set()
+            assert store.hold.wait(20)
+            if store.failing:
+                raise store.failing
+            append(batch)
+
+        def watched_publish() -> None:
+            store.on_publish()
+            publish()
+
+        staged.append = watched_append  # type: ignore[method-assign]
+        staged.publish = watched_publish  # type: ignore[method-assign]
+        return staged
+
+    @override
+    def free_bytes(self) -> int | None:  # type: ignore[override]
+        return super().free_bytes() if self.free is None else self.free
+
+    def staged_files(self) -> list[Path]:
+        return [*(self.root / "staging").iterdir()]
+
+    def objects(self) -> list[str]:
+        return [*self.keys(older_than_seconds=-60)]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Watched:
+    return Watched(tmp_path / "storage")
+
+
+@pytest.fixture
+def pool() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(4) as made:
+        yield made
+
+
+@pytest.fixture
+def make(database, store, pool, principal):
+    """Makes the intake of the first organization, with other limits if wanted."""
+
+    def made(**limits: int) -> Any:
+        return Intake(database, store, limits=replace(LIMITS, **limits), pool=pool).for_(principal)
+
+    return made
+
+
+def submission(name: str = "call.wav", **values: Any) -> Submission:
+    facts = {"file_name": name, "media_type": MediaType.AUDIO, "metadata_sent": "{}"}
+    return Submission(**{**facts, **values})
+
+
+async def send(intake: Any, content: bytes, sent: Submission, extension: str = ".wav") -> Any:
+    async with intake.stage(extension) as stage:
+        await stage.append(content)
+        await stage.finish()
+        await intake.check(sent, stage)
+        return await intake.commit(stage, sent)
+
+
+def count(database: Any, table: sa.Table) -> int:
+    with database.read(None) as scope:
+        return scope.row(sa.select(sa.func.count()).select_from(table))[0]
+
+
+@contextmanager
+def refused(*reasons: Why) -> Iterator[Any]:
+    with pytest.raises(RefusedError) as caught:
+        yield caught
+    assert [fault.why for fault in caught.value.faults] == list(reasons)
+
+
+# Promises
+
+
+def test_a_committed_upload_has_its_row_its_bytes_its_audit_row_and_its_event(
+    make, store, database
+):
+    accepted = asyncio.run(send(make(), WAV, submission()))
+    assert accepted.sha256 == hashlib.sha256(WAV).digest()
+    assert accepted.size_bytes == len(WAV)
+    assert b"".join(store.read(str(accepted.id))) == WAV
+    assert not store.staged_files()
+    with database.read(None) as scope:
+        row = scope.row(sa.select(tables.interaction))
+        assert (row.id, row.status, row.sha256) == (accepted.id, "received", accepted.sha256)
+        assert scope.row(sa.select(tables.audit)).actor == "client:first-client"
+        assert scope.row(sa.select(tables.event)).kind == "interaction.received"
+
+
+def test_the_agent_and_the_node_are_joined_and_the_agent_assigned(make, database, principal):
+    directory = Directory(database).for_(principal)
+    node = directory.create_node(NewNode(name="Desk", code="D"))
+    agent = directory.create_agent(
+        NewAgent(first_name="A", last_name="B", email="a@example.org", code="7")
+    )
+    sent = submission(
+        hierarchy_code="D", agent=AgentSent(code="7"), apply_hierarchy_to_agent=True
+    )
+    asyncio.run(send(make(), WAV, sent))
+    with database.read(None) as scope:
+        row = scope.row(sa.select(tables.interaction))
+        assert (row.agent_id, row.hierarchy_node_id) == (agent.id, node.id)
+        assert scope.row(sa.select(tables.agent_node)).node_id == node.id
+
+
+# Refusals
+
+
+def test_everything_that_the_records_tell_is_refused_at_once(make):
+    intake = make()
+
+    async def twice() -> None:
+        await send(intake, WAV, submission())
+        wrong = submission(locale="fr-FR", hierarchy_id=uuid4())
+        with refused(Why.NAME_TAKEN, Why.LOCALE, Why.HIERARCHY):
+            await intake.check(wrong)
+        with refused(Why.LOCALE, Why.HIERARCHY):
+            await intake.check(replace(wrong, file_name="free.wav", hierarchy_code="x"))
+
+    asyncio.run(twice())
+
+
+@pytest.mark.parametrize(
+    ("content", "duplicate"), [(WAV, "identical"), (WAV + b"!", "different"), (None, "unknown")]
+)
+def test_a_taken_name_tells_who_has_it_and_how_the_bytes_compare(make, content, duplicate):
+    intake = make()
+
+    async def twice() -> None:
+        first = await send(intake, WAV, submission())
+        with refused(Why.NAME_TAKEN) as caught:
+            if content is None:
+                await intake.check(submission())
+            else:
+                await send(intake, content, submission())
+        assert caught.value.existing_id == first.id
+        assert caught.value.duplicate == duplicate
+
+    asyncio.run(twice())
+
+
+def test_of_two_uploads_of_one_name_at_once_one_wins_and_the_others_bytes_go(
+    make, store, database
+):
+    intake = make()
+
+    async def both() -> None:
+        async with intake.stage(".wav") as one, intake.stage(".wav") as other:
+            for stage in (one, other):
+                await stage.append(WAV)
+                await stage.finish()
+                await intake.check(submission(), stage)
+            first = await intake.commit(one, submission())
+            with refused(Why.NAME_TAKEN) as caught:
+                await intake.commit(other, submission())
+            assert caught.value.existing_id == first.id
+            assert store.objects() == [str(first.id)]
+
+    asyncio.run(both())
+    assert count(database, tables.interaction) == count(database, tables.event) == 1
+    assert not store.staged_files()
+
+
+@pytest.mark.parametrize(
+    ("content", "extension", "why"),
+    [
+        (b"", ".wav", Why.EMPTY_FILE),
+        (b"<?xml version='1.0'?><Error/>" * 200, ".wav", Why.NOT_MEDIA),
+        (b"<html>", ".mp3", Why.NOT_MEDIA),
+        (b"PK\x03\x04" + bytes(5000), ".mp3", Why.NOT_MEDIA),
+    ],
+)
+def test_content_that_is_no_media_is_not_committed(
+    make, store, database, content, extension, why
+):
+    with refused(why):
+        asyncio.run(send(make(), content, submission(), extension))
+    assert not store.staged_files()
+    assert not store.objects()
+    assert count(database, tables.interaction) == 0
+
+
+def test_another_container_than_the_name_says_is_taken_with_a_warning(make, database):
+    asyncio.run(send(make(), WAV * 10, submission("call.mp3"), ".mp3"))
+    with database.read(None) as scope:
+        (warning,) = scope.row(sa.select(tables.interaction)).warnings
+    assert warning["code"] == "container_differs"
+
+
+@pytest.mark.parametrize(
+    ("content", "extension"), [(bytes(range(256)) * 40, ".wav"), (b"PK\x03\x04" * 9, ".zip")]
+)
+def test_unknown_content_and_archives_named_so_are_taken(make, content, extension):
+    accepted = asyncio.run(send(make(), content, submission(f"x{extension}"), extension))
+    assert accepted.size_bytes == len(content)
+
+
+# Before the first byte
+
+
+def test_an_announced_size_over_the_limit_is_refused(make):
+    intake = make(upload_bytes=10)
+    assert intake.max_upload_bytes == 10
+    with pytest.raises(TooLargeError, match="more than 10 bytes"):
+        asyncio.run(intake.admit(11))
+    asyncio.run(intake.admit(10))
+    asyncio.run(intake.admit(None))
+
+
+def test_an_upload_that_would_touch_the_reserve_is_refused(make, store):
+    store.free = 1000
+    intake = make(reserve_bytes=900)
+    asyncio.run(intake.admit(100))
+    with pytest.raises(UnavailableError) as caught:
+        asyncio.run(intake.admit(101))
+    assert caught.value.retry_after_seconds == staging.FULL_RETRY_SECONDS
+
+
+@pytest.mark.parametrize("database_kind", ["sqlite"], indirect=True)
+def test_an_upload_is_refused_while_the_database_is_away(make, database, monkeypatch):
+    def away(*_: Any) -> None:
+        raise UnavailableError("away")
+
+    monkeypatch.setattr(database, "read", away)
+    with pytest.raises(UnavailableError):
+        asyncio.run(make().admit(1))
+
+
+# While bytes come
+
+
+sqlite_alone = pytest.mark.parametrize("database_kind", ["sqlite"], indirect=True)
+
+
+@sqlite_alone
+def test_a_file_over_the_limit_is_refused_as_it_comes(make, store):
+    async def much() -> None:
+        async with make(upload_bytes=100).stage(".wav") as stage:
+            await stage.append(bytes(100))
+            await stage.append(b"")
+            with pytest.raises(TooLargeError):
+                await stage.append(b"!")
+
+    asyncio.run(much())
+    assert not store.staged_files()
+
+
+@sqlite_alone
+def test_the_reserve_is_looked_at_again_in_the_middle_of_an_upload(make, store, monkeypatch):
+    monkeypatch.setattr(staging, "RESERVE_CHECK_BYTES", 2 * MEBIBYTE)
+
+    async def fill() -> None:
+        async with make(reserve_bytes=1000).stage(".wav") as stage:
+            await stage.append(bytes(MEBIBYTE))
+            store.free = 999
+            await stage.append(bytes(MEBIBYTE))
+            with pytest.raises(UnavailableError, match="no room"):
+                await stage.finish()
+
+    asyncio.run(fill())
+    assert not store.staged_files()
+
+
+@sqlite_alone
+def test_a_store_that_offers_no_measure_has_no_reserve(make, store, monkeypatch):
+    monkeypatch.setattr(store, "free_bytes", lambda: None)
+    asyncio.run(make(reserve_bytes=1 << 60).admit(1 << 20))
+
+
+@sqlite_alone
+def test_what_all_uploads_hold_in_memory_is_bounded(make, store):
+    """With the storage held up, no upload gets more than the budget and its own last chunk in."""
+    budget, chunk, uploads = 2 * MEBIBYTE, 64 * 1024, 8
+    intake = make(buffer_bytes=budget)
+    stages = intake._stages
+    most = 0
+
+    async def feed() -> None:
+        nonlocal most
+        async with intake.stage(".wav") as stage:
+            for _ in range(24):
+                await stage.append(bytes(chunk))
+                most = max(most, stages.held_bytes)
+            await stage.finish()
+
+    async def all_of_them() -> None:
+        store.hold.clear()
+        feeding = [asyncio.ensure_future(feed()) for _ in range(uploads)]
+        await asyncio.sleep(0.5)
+        assert budget < stages.held_bytes <= budget + uploads * chunk
+        store.hold.set()
+        await asyncio.gather(*feeding)
+
+    asyncio.run(all_of_them())
+    assert most <= budget + uploads * chunk
+    assert stages.held_bytes == 0
+
+
+@sqlite_alone
+def test_bytes_are_written_while_more_come_and_stay_in_order(make, store):
+    content = b"".join(bytes([number]) * 100_000 for number in range(40))
+
+    async def overlap() -> Any:
+        intake = make()
+        async with intake.stage(".wav") as stage:
+            store.hold.clear()
+            await stage.append(content[:2_000_000])
+            await asyncio.to_thread(store.writing.wait, 20)
+            await stage.append(content[2_000_000:2_500_000])  # taken while the others are written
+            store.hold.set()
+            await stage.append(content[2_500_000:])
+            await stage.finish()
+            return await intake.commit(stage, submission())
+
+    accepted = asyncio.run(overlap())
+    assert b"".join(store.read(str(accepted.id))) == content
+
+
+@sqlite_alone
+def test_a_failing_storage_is_told_and_leaves_nothing(make, store):
+    intake = make()
+
+    async def fail() -> None:
+        store.failing = UnavailableError("full", retry_after_seconds=60)
+        async with intake.stage(".wav") as stage:
+            await stage.append(bytes(2 * MEBIBYTE))
+            with pytest.raises(UnavailableError, match="full"):
+                await stage.finish()
+
+    asyncio.run(fail())
+    assert not store.staged_files()
+    assert intake._stages.held_bytes == 0
+
+
+@sqlite_alone
+@pytest.mark.parametrize("failing", [None, UnavailableError("full")])
+def test_a_cancelled_upload_waits_for_its_write_and_leaves_nothing(make, store, failing):
+    intake = make()
+
+    async def upload() -> None:
+        async with intake.stage(".wav") as stage:
+            await stage.append(bytes(2 * MEBIBYTE))
+            await stage.append(bytes(1000))
+            await stage.finish()
+
+    async def cancel() -> None:
+        store.hold.clear()
+        store.failing = failing
+        uploading = asyncio.ensure_future(upload())
+        await asyncio.to_thread(store.writing.wait, 20)
+        uploading.cancel()
+        await asyncio.sleep(0.05)
+        assert store.staged_files()
+        store.hold.set()
+        with pytest.raises(asyncio.CancelledError):
+            await uploading
+
+    asyncio.run(cancel())
+    assert not store.staged_files()
+    assert intake._stages.held_bytes == 0
+
+
+@sqlite_alone
+def test_an_upload_that_the_process_itself_cancels_at_its_end_leaves_nothing(make, store):
+    async def upload() -> None:
+        async with make().stage(".wav") as stage:
+            await stage.append(b"some")
+            await asyncio.sleep(60)
+
+    async def end() -> None:
+        uploading = asyncio.ensure_future(upload())
+        while not store.staged_files():
+            await asyncio.sleep(0.01)
+        uploading.cancel()
+        await asyncio.sleep(0)  # and asyncio.run cancels everything once more
+
+    asyncio.run(end())
+    deadline = time.monotonic() + 10
+    while store.staged_files() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not store.staged_files()
+
+
+@sqlite_alone
+def test_a_write_that_the_loop_itself_cancels_is_no_failure_nobody_saw(make, store, caplog):
+    async def upload() -> None:
+        async with make().stage(".wav") as stage:
+            await stage.append(bytes(2 * MEBIBYTE))
+            await asyncio.to_thread(store.writing.wait, 20)
+            assert stage._writing is not None
+            stage._writing.cancel()
+            await asyncio.sleep(0)
+            store.hold.set()
+            raise KeyError
+
+    store.hold.clear()
+    with pytest.raises(KeyError):
+        asyncio.run(upload())
+    assert not caplog.records
+
+
+@settings(
+    max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None
+)
+@given(
+    chunks=st.lists(st.binary(max_size=3000) | st.integers(1, 40).map(lambda n: bytes([n]) * n * 9000)),
+    budget=st.sampled_from([1, 5000, MEBIBYTE, 64 * MEBIBYTE]),
+)
+@sqlite_alone
+def test_whatever_the_chunks_the_bytes_kept_are_those_that_came(make, store, chunks, budget):
+    content = WAV + b"".join(chunks)
+
+    async def upload() -> Any:
+        intake = make(buffer_bytes=budget)
+        async with intake.stage(".wav") as stage:
+            for chunk in (WAV, *chunks):
+                await stage.append(chunk)
+            await stage.finish()
+            return await intake.commit(stage, submission(f"{stage.id}.wav"))
+
+    accepted = asyncio.run(upload())
+    assert b"".join(store.read(str(accepted.id))) == content
+    assert accepted.sha256 == hashlib.sha256(content).digest()
+    assert accepted.size_bytes == len(content)
+
+
+# At the end
+
+
+@sqlite_alone
+def test_a_stage_is_committed_once_and_only_when_it_is_finished(make):
+    async def wrong() -> None:
+        intake = make()
+        async with intake.stage(".wav") as stage:
+            await stage.append(WAV)
+            with pytest.raises(RuntimeError):
+                await intake.commit(stage, submission())
+            assert stage.sha256 is None
+            await stage.finish()
+            await intake.commit(stage, submission())
+            with pytest.raises(RuntimeError):
+                await intake.commit(stage, submission())
+
+    asyncio.run(wrong())
+
+
+@sqlite_alone
+def test_a_stage_that_was_never_opened_keeps_nothing(make, store):
+    async def wrong() -> None:
+        stage = make().stage(".wav")
+        await stage.append(WAV)
+        await stage.finish()
+        with pytest.raises(RuntimeError):
+            stage.hand_over()
+        await stage.__aexit__(None, None, None)
+
+    asyncio.run(wrong())
+    assert not store.staged_files()
+
+
+@sqlite_alone
+def test_nothing_stays_if_the_object_cannot_be_published(make, store, database):
+    def broken() -> None:
+        raise UnavailableError("broken")
+
+    store.on_publish = broken
+    with pytest.raises(UnavailableError):
+        asyncio.run(send(make(), WAV, submission()))
+    assert not store.staged_files()
+    assert not store.objects()
+    assert count(database, tables.interaction) == 0
+
+
+def test_if_the_database_goes_away_at_the_commit_the_object_is_left_to_the_sweeper(
+    make, store, database, monkeypatch
+):
+    """Nobody can know whether the commit happened: the bytes may be promised."""
+    real = database.write
+
+    @contextmanager
+    def away(organization_id: Any) -> Iterator[Any]:
+        with real(organization_id) as scope:
+            yield scope
+        raise UnavailableError("away")
+
+    monkeypatch.setattr(database, "write", away)
+    with pytest.raises(UnavailableError):
+        asyncio.run(send(make(), WAV, submission()))
+    assert len(store.objects()) == 1
+    assert count(database, tables.interaction) == 1
+
+
+def test_a_commit_runs_to_its_end_when_its_caller_is_cancelled(make, store, database):
+    publishing, go = threading.Event(), threading.Event()
+
+    def slow() -> None:
+        publishing.set()
+        assert go.wait(20)
+
+    store.on_publish = slow
+
+    async def cancel() -> None:
+        uploading = asyncio.ensure_future(send(make(), WAV, submission()))
+        await asyncio.to_thread(publishing.wait, 20)
+        uploading.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await uploading
+        go.set()
+        while not count(database, tables.interaction):  # noqa: ASYNC110 - another thread's work
+            await asyncio.sleep(0.01)
+
+    asyncio.run(cancel())
+    (key,) = store.objects()
+    assert b"".join(store.read(key)) == WAV
+
+
+@sqlite_alone
+def test_a_node_that_went_away_after_the_check_refuses_the_commit(make, store):
+    async def late() -> None:
+        intake = make()
+        async with intake.stage(".wav") as stage:
+            await stage.append(WAV)
+            await stage.finish()
+            with refused(Why.HIERARCHY) as caught:
+                await intake.commit(stage, submission(hierarchy_code="gone"))
+            assert isinstance(caught.value.faults[0], Fault)
+
+    asyncio.run(late())
+    assert not store.objects()
