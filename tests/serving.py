@@ -189,8 +189,8 @@ class Server:
         assert self.process is not None
         assert self.process.poll() is None, self.log.read_text()
         state = self.health()
-        return state is not None and state[0] == 200 and (
-            not worker or state[1]["worker"] == "alive"
+        return (
+            state is not None and state[0] == 200 and (not worker or state[1]["worker"] == "alive")
         )
 
     def health(self) -> tuple[int, dict[str, str]] | None:
@@ -241,9 +241,7 @@ class Server:
         finally:
             parts.database.close()
 
-    def caller(
-        self, organization: str = "First", grants: frozenset[Grant] = ALL_GRANTS
-    ) -> Caller:
+    def caller(self, organization: str = "First", grants: frozenset[Grant] = ALL_GRANTS) -> Caller:
         """A new client with a token from the token endpoint."""
         made = self.create_client(organization, grants)
         return self.sign_in(made.client.id, made.secret)
@@ -274,7 +272,11 @@ def serving(server: Server, *, worker: bool = False) -> Iterator[Server]:
         for http in server.opened:
             http.close()
         if server.process is not None and server.process.poll() is None:
-            server.kill()
+            server.process.terminate()
+            try:
+                server.process.wait(45)
+            except subprocess.TimeoutExpired:
+                server.kill()
 
 
 def alive(pid: int) -> bool:

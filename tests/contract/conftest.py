@@ -37,7 +37,7 @@ def wire(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
 
 
 def _unsynced(connection: Any, _record: object) -> None:
-    # What is on the wire does not depend on the disk; tests that end a server by force wait for it.
+    # What is on the wire does not depend on the disk; other tests see to what is durable.
     connection.execute("PRAGMA synchronous=OFF")
 
 

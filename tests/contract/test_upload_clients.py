@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urlsplit
 
 import httpx
@@ -59,8 +59,8 @@ class Server:
     def bearer(self) -> dict[str, str]:
         return {"Authorization": f"Bearer {self.token()}"}
 
-    def staged(self) -> list[str]:
-        return os.listdir(self.data / "storage" / "staging")
+    def staged(self) -> list[Path]:
+        return [*(self.data / "storage" / "staging").iterdir()]
 
     def found(self, name: str) -> list[Any]:
         params = {"prefix": name}
@@ -217,7 +217,7 @@ class Raw:
     def __init__(self, server: Server) -> None:
         self.socket = socket.create_connection(server.address, timeout=30)
 
-    def __enter__(self) -> Raw:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -12,7 +12,7 @@ import pytest
 from contract.forms import WAV, form, meta, new_name
 
 if TYPE_CHECKING:
-    from contract.serving import Caller, Kept, Service
+    from contract.serving import Caller
 
 seed = pytest.mark.origin("seed")
 ours = pytest.mark.origin("ours")
@@ -68,14 +68,14 @@ def test_a_real_file_of_each_extension_is_kept_byte_for_byte(
 )
 @pytest.mark.parametrize("ending", [".mp3", ".wav", ".zip"])
 def test_what_is_plainly_no_media_is_refused(
-    wire: Service, caller: Caller, content: bytes, sentence: str, ending: str, file_first: bool
+    caller: Caller, content: bytes, sentence: str, ending: str, file_first: bool
 ) -> None:
-    before: Kept = wire.kept()
+    before = caller.service.kept()
     whole = sent(content, ending, file_first=file_first)
     pieces = [whole[at : at + 8192] for at in range(0, len(whole), 8192)]
     answer = caller.upload(pieces)
     assert (answer.status, answer.text) == (400, sentence)
-    assert wire.kept() == before
+    assert caller.service.kept() == before
 
 
 @ours

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -98,7 +98,7 @@ def test_a_client_that_goes_away_leaves_nothing(
     caller: Caller, file_first: bool, nothing_more_kept: None
 ) -> None:
     def descriptors() -> int:
-        return len(os.listdir("/proc/self/fd"))
+        return len([*Path("/proc/self/fd").iterdir()])
 
     async def all_ends() -> None:
         whole = form(meta(), file_first=file_first)
@@ -141,8 +141,8 @@ def test_what_stands_around_the_form_is_ignored(
         lambda whole: whole.replace(b"Content-Type: audio/wav", b"Content-Length: 5"),
         lambda whole: whole.replace(b"Content-Type: audio/wav", b"Content-Length: 50000"),
         lambda whole: whole.replace(b"Content-Type", b"\xff\xfe"),
-        lambda whole: b"",
-        lambda whole: b"--" + BOUNDARY.encode() + b"\r\n",
+        lambda _whole: b"",
+        lambda _whole: b"--" + BOUNDARY.encode() + b"\r\n",
     ],
     ids=range(13),
 )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,6 +12,7 @@ from earmark.storage import READ_CHUNK_BYTES, SCHEMES, open_store
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from earmark.storage import Store
 
@@ -94,8 +94,12 @@ def test_put_takes_the_place_of_what_stood_there(store):
 
 @pytest.mark.parametrize(
     ("start", "stop"),
-    [(0, None), (0, 0), (1, 2), (5, None), (READ_CHUNK_BYTES - 1, READ_CHUNK_BYTES + 1)]
-    + [(0, 10**9), (10**6, None), (0, READ_CHUNK_BYTES), (READ_CHUNK_BYTES, 2 * READ_CHUNK_BYTES)],
+    [
+        *((0, None), (0, 0), (1, 2), (5, None), (0, 10**9), (10**6, None)),
+        (READ_CHUNK_BYTES - 1, READ_CHUNK_BYTES + 1),
+        (0, READ_CHUNK_BYTES),
+        (READ_CHUNK_BYTES, 2 * READ_CHUNK_BYTES),
+    ],
 )
 def test_a_range_is_read_as_a_slice_in_bounded_chunks(store, start, stop):
     content = bytes(range(256)) * 2500

@@ -26,9 +26,7 @@ def served_template(postgres_server: postgres.Server, postgres_template: str) ->
 
 
 @pytest.fixture(scope="module", params=["sqlite", "postgresql"])
-def server(
-    request: pytest.FixtureRequest, new_server: Callable[..., Server]
-) -> Iterator[Server]:
+def server(request: pytest.FixtureRequest, new_server: Callable[..., Server]) -> Iterator[Server]:
     """A server with its worker, for all tests of a module that leave it running."""
     with serving(new_server(request.param), worker=True) as started:
         yield started

@@ -40,7 +40,7 @@ class Ledger:
         self.open.discard(name)
         if answer.status_code == 200:
             self.promised[name] = answer.json()["id"]
-        elif answer.text != TAKEN or answer.headers["Earmark-Duplicate"] != "identical":
+        elif answer.text != TAKEN or answer.headers["Earmark-Duplicate"] == "different":
             self.wrong.append(f"{name}: {answer.status_code} {answer.text}")
         else:
             self.promised[name] = answer.headers["Location"].rpartition("/")[2]

@@ -132,7 +132,8 @@ def leave_in_the_middle(server: Server, token: str, share: float) -> None:
     body_bytes = body.encode() + content + b"\r\n--b--\r\n"
     request = (
         f"POST /Media/Upload HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer {token}\r\n"
-        f"Content-Type: multipart/form-data; boundary=b\r\nContent-Length: {len(body_bytes)}\r\n\r\n"
+        "Content-Type: multipart/form-data; boundary=b\r\n"
+        f"Content-Length: {len(body_bytes)}\r\n\r\n"
     )
     with socket.create_connection(("127.0.0.1", server.port)) as connection:
         connection.sendall(request.encode() + body_bytes[: int(len(body_bytes) * share)])

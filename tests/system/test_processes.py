@@ -25,9 +25,7 @@ def test_a_killed_worker_is_started_anew_and_what_it_had_is_processed(kind, new_
     with serving(new_server(kind), worker=True) as server:
         caller = server.caller()
         (worker,) = server.children("worker")
-        ids = [
-            caller.upload(f"{n}.wav", RECORDING.read_bytes()).json()["id"] for n in range(3)
-        ]
+        ids = [caller.upload(f"{n}.wav", RECORDING.read_bytes()).json()["id"] for n in range(3)]
         until(lambda: any(caller.record(one)["steps"] for one in ids), "begun")
         os.kill(worker, signal.SIGKILL)
         assert [caller.processed(one)["status"] for one in ids] == ["ready"] * 3

@@ -123,9 +123,7 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 def encrypted(new_server, certificate) -> Iterator[Server]:
     """A server with TLS and without a worker."""
     cert, key = certificate
-    server = new_server(
-        "sqlite", "--tls-cert", str(cert), "--tls-key", str(key), "--no-worker"
-    )
+    server = new_server("sqlite", "--tls-cert", str(cert), "--tls-key", str(key), "--no-worker")
     server.scheme = "https"
     server.verify = ssl.create_default_context(cafile=str(cert))
     with serving(server):
@@ -160,9 +158,7 @@ def test_live_is_told_and_ready_is_not_while_the_storage_is_gone(encrypted):
         until(lambda: encrypted.health()[0] == 503, "not ready")
         status, states = encrypted.health()
         assert (status, states["status"], states["storage"]) == (503, "unavailable", "unavailable")
-        live = httpx.get(
-            f"{encrypted.base}/health/live", verify=encrypted.verify, trust_env=False
-        )
+        live = httpx.get(f"{encrypted.base}/health/live", verify=encrypted.verify, trust_env=False)
         assert live.json() == {"status": "live"}
         refused = caller.upload("no-place.wav", RECORDING.read_bytes())
         assert refused.status_code == 503

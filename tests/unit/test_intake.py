@@ -151,9 +151,7 @@ def test_the_agent_and_the_node_are_joined_and_the_agent_assigned(make, database
     agent = directory.create_agent(
         NewAgent(first_name="A", last_name="B", email="a@example.org", code="7")
     )
-    sent = submission(
-        hierarchy_code="D", agent=AgentSent(code="7"), apply_hierarchy_to_agent=True
-    )
+    sent = submission(hierarchy_code="D", agent=AgentSent(code="7"), apply_hierarchy_to_agent=True)
     asyncio.run(send(make(), WAV, sent))
     with database.read(None) as scope:
         row = scope.row(sa.select(tables.interaction))
@@ -228,9 +226,7 @@ def test_of_two_uploads_of_one_name_at_once_one_wins_and_the_others_bytes_go(
         (b"PK\x03\x04" + bytes(5000), ".mp3", Why.NOT_MEDIA),
     ],
 )
-def test_content_that_is_no_media_is_not_committed(
-    make, store, database, content, extension, why
-):
+def test_content_that_is_no_media_is_not_committed(make, store, database, content, extension, why):  # noqa: PLR0917 - fixtures
     with refused(why):
         asyncio.run(send(make(), content, submission(), extension))
     assert not store.staged_files()
@@ -427,7 +423,7 @@ def test_an_upload_that_the_process_itself_cancels_at_its_end_leaves_nothing(mak
 
     async def end() -> None:
         uploading = asyncio.ensure_future(upload())
-        while not store.staged_files():
+        while not store.staged_files():  # noqa: ASYNC110 - another thread's work
             await asyncio.sleep(0.01)
         uploading.cancel()
         await asyncio.sleep(0)  # and asyncio.run cancels everything once more
@@ -461,7 +457,9 @@ def test_a_write_that_the_loop_itself_cancels_is_no_failure_nobody_saw(make, sto
     max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None
 )
 @given(
-    chunks=st.lists(st.binary(max_size=3000) | st.integers(1, 40).map(lambda n: bytes([n]) * n * 9000)),
+    chunks=st.lists(
+        st.binary(max_size=3000) | st.integers(1, 40).map(lambda n: bytes([n]) * n * 9000)
+    ),
     budget=st.sampled_from([1, 5000, MEBIBYTE, 64 * MEBIBYTE]),
 )
 @sqlite_alone
@@ -570,6 +568,30 @@ def test_a_commit_runs_to_its_end_when_its_caller_is_cancelled(make, store, data
     asyncio.run(cancel())
     (key,) = store.objects()
     assert b"".join(store.read(key)) == WAV
+
+
+@sqlite_alone
+def test_a_commit_that_waits_for_a_thread_runs_too_when_its_caller_is_cancelled(
+    make, store, database, pool
+):
+    async def cancel() -> None:
+        intake, go = make(), threading.Event()
+        async with intake.stage(".wav") as stage:
+            await stage.append(WAV)
+            await stage.finish()
+            busy = [pool.submit(go.wait, 20) for _ in range(4)]
+            committing = asyncio.ensure_future(intake.commit(stage, submission()))
+            await asyncio.sleep(0.05)
+            committing.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await committing
+            go.set()
+            while not count(database, tables.interaction):
+                assert all(one.result(20) for one in busy)
+                await asyncio.sleep(0.01)
+
+    asyncio.run(asyncio.wait_for(cancel(), 20))
+    assert len(store.objects()) == 1
 
 
 @sqlite_alone

@@ -19,6 +19,7 @@ import pytest
 from earmark.errors import NotFoundError, SettingsError, UnavailableError
 from earmark.storage import local
 from earmark.storage.local import LocalStore, open_store
+from serving import descriptors
 
 KEY = "018f0000-0000-7000-8000-0123456789ab"
 
@@ -76,12 +77,12 @@ def test_the_folders_are_there_and_synced_before_the_first_upload(tmp_path, monk
     real = os.fsync
 
     def watched(descriptor: int) -> None:
-        synced.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+        synced.append(Path(f"/proc/self/fd/{descriptor}").readlink())
         real(descriptor)
 
     monkeypatch.setattr(os, "fsync", watched)
     LocalStore(tmp_path / "a" / "b")
-    assert [Path(path).relative_to(tmp_path).as_posix() for path in synced] == [
+    assert [path.relative_to(tmp_path).as_posix() for path in synced] == [
         ".",
         "a",
         "a/b",
@@ -123,7 +124,7 @@ def test_objects_are_spread_by_the_random_end_of_their_ids(store, tmp_path):
 
 @pytest.mark.parametrize(("number", "seconds"), [("ENOSPC", 60), ("EDQUOT", 60), ("EIO", 5)])
 @pytest.mark.parametrize("call", ["writev", "fsync"])
-def test_a_full_or_broken_disk_is_told_and_nothing_stays(
+def test_a_full_or_broken_disk_is_told_and_nothing_stays(  # noqa: PLR0917 - fixtures
     store, tmp_path, monkeypatch, number, seconds, call
 ):
     def fail(*_: Any) -> None:
@@ -224,7 +225,7 @@ def test_a_storage_that_gives_back_other_bytes_is_found_out(store, monkeypatch):
 
 def test_dropping_a_reading_or_a_listing_closes_what_it_had_open(store):
     store.put(KEY, bytes(1_000_000))
-    before = os.listdir("/proc/self/fd")
+    before = descriptors(os.getpid())
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         reading, untouched = store.read(KEY), store.read(KEY)
@@ -233,7 +234,7 @@ def test_dropping_a_reading_or_a_listing_closes_what_it_had_open(store):
         next(listing)
         del reading, untouched, listing
         gc.collect()
-    assert os.listdir("/proc/self/fd") == before
+    assert descriptors(os.getpid()) == before
 
 
 def test_what_vanishes_while_it_is_listed_is_passed_over(store, tmp_path, monkeypatch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import stat
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -44,14 +45,19 @@ def examine(data: Path | None) -> Iterator[Finding]:
         yield Finding("fail", "settings", str(error), "Correct the setting and try again.")
         return
     yield Finding("ok", "settings", f"data folder {settings.data.absolute()}")
-    parts = Parts(settings, issuer="http://localhost")
+    with closing(Parts(settings, issuer="http://localhost")) as parts:
+        yield from _of_parts(parts)
+    yield _sandbox()
+    yield _address(settings)
+
+
+def _of_parts(parts: Parts) -> Iterator[Finding]:
+    settings = parts.settings
     if settings.on_sqlite and not (settings.data.is_dir() and _file(parts).is_file()):
         mend = "Start `earmark serve` once; it makes everything."
         yield Finding("warn", "data", "nothing is kept in the data folder yet", mend)
     else:
         yield from _kept(parts)
-    yield _sandbox()
-    yield _address(settings)
 
 
 def _kept(parts: Parts) -> Iterator[Finding]:

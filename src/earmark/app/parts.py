@@ -112,6 +112,11 @@ class Parts:
             )
         self.store.check()
 
+    def close(self) -> None:
+        """Closes the database's connections, if any was opened."""
+        if "database" in vars(self):
+            self.database.close()
+
 
 def make_data_folder(settings: Settings) -> None:
     """Makes the data folder, for this user only.

@@ -35,6 +35,9 @@ LONGEST_WAIT_SECONDS = 30.0
 
 YOUNG_SECONDS = 60.0
 
+AFTER_GRACE_SECONDS = 5.0
+"""What processes have beyond the grace time to end themselves, before they are killed."""
+
 LOOK_SECONDS = 0.1
 """Between looks at the processes."""
 
@@ -230,7 +233,8 @@ class Supervisor:
         running = [child.process for child in self._children if child.process is not None]
         for process in running:
             process.terminate()
-        deadline = time.monotonic() + self._settings.shutdown_grace_seconds + 5
+        grace_seconds = self._settings.shutdown_grace_seconds + AFTER_GRACE_SECONDS
+        deadline = time.monotonic() + grace_seconds
         for process in running:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(max(0.0, deadline - time.monotonic()))

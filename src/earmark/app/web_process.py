@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import socket
 
 import uvicorn
@@ -19,6 +20,10 @@ KEEP_ALIVE_SECONDS = 65
 def main() -> None:
     """Serves until SIGTERM; running requests then have the grace time to end."""
     options = _options()
+    # uvicorn handles these while it serves and raises them once more at its end. The default
+    # would then end the process at once, in the middle of what it still has to tidy up.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _end)
     lifeline.hold()
     settings = config.load()
     telemetry.configure(log_format=settings.log_format, level=settings.log_level)
@@ -50,6 +55,10 @@ def main() -> None:
         ),
     )
     server.run(sockets=[socket.socket(fileno=options.descriptor)])
+
+
+def _end(*_signal: object) -> None:
+    raise SystemExit(0)
 
 
 def _options() -> argparse.Namespace:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,6 +16,8 @@ import typer
 from earmark.errors import EarmarkError, Invalid, InvalidError, UnavailableError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from earmark.app.parts import Parts
     from earmark.config import Settings
     from earmark.model import Client, Grant
@@ -36,6 +39,9 @@ client_app = typer.Typer(
 app.add_typer(database_app, name="database")
 app.add_typer(client_app, name="client")
 
+_OPTIONS = {"organization": "--org", "name": "--name", "grants": "--grant"}
+"""What `Access.create_client` calls its values → what they are called here."""
+
 Data = Annotated[
     Path | None,
     typer.Option(
@@ -56,7 +62,9 @@ def main() -> None:
 
 def _sentence(error: EarmarkError) -> str:
     if isinstance(error, InvalidError):
-        return " ".join(fault.message for fault in error.faults)
+        return " ".join(
+            f"{_OPTIONS.get(fault.field, fault.field)}: {fault.message}" for fault in error.faults
+        )
     if isinstance(error, UnavailableError):
         return _outage(error)
     return str(error)
@@ -78,12 +86,14 @@ def _settings(data: Path | None) -> Settings:
     return settings
 
 
-def _parts(data: Path | None) -> Parts:
+@contextmanager
+def _parts(data: Path | None, *, prepared: bool = True) -> Iterator[Parts]:
     from earmark.app.parts import Parts
 
-    parts = Parts(_settings(data))
-    parts.prepare()
-    return parts
+    with closing(Parts(_settings(data))) as parts:
+        if prepared:
+            parts.prepare()
+        yield parts
 
 
 @app.command()
@@ -128,10 +138,10 @@ def worker(data: Data = None) -> None:
 @database_app.command("upgrade")
 def database_upgrade(data: Data = None) -> None:
     """Bring the database to this version. PostgreSQL is upgraded by this command only."""
-    from earmark.app.parts import Parts
     from earmark.app.worker_process import upgrade
 
-    upgrade(Parts(_settings(data)))
+    with _parts(data, prepared=False) as parts:
+        upgrade(parts)
     typer.echo("The database is of this version.")
 
 
@@ -149,9 +159,11 @@ def client_create(
     data: Data = None,
 ) -> None:
     """Make an API client and print its secret, which is shown this once."""
-    made = _parts(data).access.create_client(
-        organization=org, create_organization=create_org, name=name, grants=_grants(grant)
-    )
+    grants = _grants(grant)
+    with _parts(data) as parts:
+        made = parts.access.create_client(
+            organization=org, create_organization=create_org, name=name, grants=grants
+        )
     facts = {
         "organization": made.client.organization_name,
         "client_id": made.client.id,
@@ -171,7 +183,8 @@ def client_list(
     data: Data = None,
 ) -> None:
     """List every API client with its organization and grants."""
-    clients = _parts(data).access.clients()
+    with _parts(data) as parts:
+        clients = parts.access.clients()
     if as_json:
         typer.echo(json.dumps([_client_row(client) for client in clients]))
         return
@@ -216,4 +229,4 @@ def _grants(text: str) -> frozenset[Grant]:
         return frozenset(Grant(word.strip()) for word in text.split(",") if word.strip())
     except ValueError:
         known = ", ".join(grant.value for grant in Grant)
-        raise InvalidError(Invalid("grant", f"--grant takes: {known}.")) from None
+        raise InvalidError(Invalid("grants", f"Give any of {known}.")) from None

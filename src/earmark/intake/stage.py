@@ -171,9 +171,9 @@ class Stage:
 
     def hand_over(self) -> tuple[Staged, bytes]:
         """The staged bytes and their SHA-256, for the one who commits: theirs to remove now."""
-        staged, self._staged = self._staged, None
-        if staged is None or not self._finished:
+        if self._staged is None or not self._finished:
             raise RuntimeError("only a finished stage is handed over, and only once")
+        staged, self._staged = self._staged, None
         return staged, self._hash.digest()
 
     def _keep_head(self, chunk: bytes | bytearray) -> None:

@@ -1,0 +1,198 @@
+"""`earmark doctor`: what is wrong is found, and every finding that needs one has its mend."""
+
+from __future__ import annotations
+
+import shutil
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import sqlalchemy as sa
+
+from earmark import sandbox
+from earmark.app import doctor
+from earmark.app.parts import Parts
+from earmark.app.secret import FILE_NAME
+from earmark.config import Settings
+from earmark.database import workers
+from earmark.model import now
+from earmark.storage.local import LocalStore
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SECRET_KEY = "a-key-for-tests-alone-0123456789-0123456789"
+GIBIBYTE = 1024**3
+
+
+@pytest.fixture(autouse=True)
+def nothing_set(monkeypatch):
+    for name in Settings.model_fields:
+        monkeypatch.delenv(f"EARMARK_{name.upper()}", raising=False)
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """A data folder in which a server has been."""
+    folder = tmp_path / "data"
+    parts = Parts(Settings(data=folder), issuer="http://x")
+    parts.prepare()
+    parts.access.check()
+    parts.database.close()
+    return folder
+
+
+def findings(folder: Path) -> dict[str, doctor.Finding]:
+    found = {finding.subject: finding for finding in doctor.examine(folder)}
+    for finding in found.values():
+        assert finding.words
+        assert finding.state in {"ok", "warn", "fail"}
+        assert finding.state == "ok" or finding.mend
+    return found
+
+
+def states(folder: Path) -> dict[str, str]:
+    return {subject: finding.state for subject, finding in findings(folder).items()}
+
+
+def snapshot(folder: Path) -> set[Any]:
+    paths = [path for path in folder.rglob("*") if "sqlite3-" not in path.name]
+    return {(path, path.read_bytes() if path.is_file() else b"") for path in paths}
+
+
+def test_a_server_that_was_set_up_is_well(data):
+    found = states(data)
+    assert found.pop("decoder") in {"ok", "warn"}
+    assert found == {
+        "settings": "ok",
+        "database": "ok",
+        "storage": "ok",
+        "secret key": "ok",
+        "worker": "warn",
+        "address": "warn",
+    }
+
+
+def test_looking_changes_nothing(data, tmp_path):
+    before = snapshot(data)
+    findings(data)
+    assert snapshot(data) == before
+    for folder in (tmp_path / "absent", tmp_path / "empty"):
+        if folder.name == "empty":
+            folder.mkdir()
+        found = findings(folder)
+        assert found["data"].state == "warn"
+        assert {"decoder", "address"} <= set(found)
+        assert not [*tmp_path.glob("absent"), *folder.glob("*")]
+
+
+def test_a_wrong_setting_is_all_that_is_told(data, monkeypatch):
+    monkeypatch.setenv("EARMARK_DISK_RESERVE", "much")
+    (finding,) = doctor.examine(data)
+    assert (finding.state, finding.subject) == ("fail", "settings")
+    assert "EARMARK_DISK_RESERVE" in finding.words
+
+
+def test_a_living_worker_and_an_address_are_seen(data, monkeypatch):
+    monkeypatch.setenv("EARMARK_PUBLIC_URL", "https://calls.example.org")
+    parts = Parts(Settings(data=data))
+    with parts.database.write(None) as scope:
+        workers.beat(scope, "w", started_at=now(), now=now())
+    parts.database.close()
+    found = findings(data)
+    assert found["worker"].state == "ok"
+    assert (found["address"].state, found["address"].words) == ("ok", "https://calls.example.org")
+
+
+def test_a_database_of_another_version_ends_the_look_into_it(data):
+    parts = Parts(Settings(data=data))
+    with parts.database.write(None) as scope:
+        scope.run(sa.text("DELETE FROM alembic_version"))
+    parts.database.close()
+    found = findings(data)
+    assert found["database"].state == "fail"
+    assert "earmark database upgrade" in found["database"].mend
+    assert not {"worker", "secret key"} & set(found)
+
+
+def test_a_damaged_database_is_told(data):
+    for path in data.glob("earmark.sqlite3*"):
+        path.unlink()
+    (data / "earmark.sqlite3").write_bytes(b"no database" * 999)
+    assert findings(data)["database"].state == "fail"
+
+
+@pytest.mark.parametrize(
+    "url", ["postgresql://u:p4ss@127.0.0.1:1/x", "mysql://u:p4ss@h/x", "postgresql://"]
+)
+def test_a_database_that_cannot_be_reached_is_told_without_its_password(data, monkeypatch, url):
+    monkeypatch.setenv("EARMARK_DATABASE_URL", url)
+    found = findings(data)
+    assert found["database"].state == "fail"
+    assert "p4ss" not in str(found)
+
+
+def test_postgresql_is_looked_into_as_well(postgres_url, tmp_path, monkeypatch):
+    monkeypatch.setenv("EARMARK_DATABASE_URL", postgres_url)
+    assert findings(tmp_path)["secret key"].state == "fail"
+    monkeypatch.setenv("EARMARK_SECRET_KEY", SECRET_KEY)
+    found = findings(tmp_path)
+    assert found["database"].words.startswith("PostgreSQL")
+    assert found["secret key"].words == "given by EARMARK_SECRET_KEY"
+
+
+def test_a_postgresql_without_tables_is_told(postgres_server, tmp_path, monkeypatch):
+    name = postgres_server.create()
+    monkeypatch.setenv("EARMARK_DATABASE_URL", postgres_server.url(name))
+    try:
+        assert findings(tmp_path)["database"].state == "fail"
+    finally:
+        postgres_server.drop(name)
+
+
+def test_a_storage_that_cannot_be_used_is_told(data, monkeypatch):
+    shutil.rmtree(data / "storage")
+    (data / "storage").write_text("")
+    found = findings(data)
+    assert found["storage"].state == "fail"
+    monkeypatch.setenv("EARMARK_STORAGE_URL", "gopher:/x")
+    assert findings(data)["storage"].state == "fail"
+    assert findings(data)["worker"].state == "warn"
+
+
+@pytest.mark.parametrize(
+    ("free", "state"),
+    [(None, "ok"), (100 * GIBIBYTE, "ok"), (2 * GIBIBYTE, "warn"), (GIBIBYTE // 2, "fail")],
+)
+def test_the_room_is_held_against_the_reserve(data, monkeypatch, free, state):
+    monkeypatch.setattr(LocalStore, "free_bytes", lambda _self: free)
+    assert findings(data)["storage"].state == state
+
+
+def test_a_key_that_others_may_read_is_told(data):
+    (data / FILE_NAME).chmod(0o640)
+    found = findings(data)["secret key"]
+    assert (found.state, found.mend) == ("fail", f"Run `chmod 600 {data / FILE_NAME}`.")
+
+
+def test_a_lost_key_is_told_and_no_other_is_made(data):
+    (data / FILE_NAME).unlink()
+    assert findings(data)["secret key"].state == "fail"
+    assert not (data / FILE_NAME).exists()
+
+
+def test_a_key_of_another_installation_is_told(data):
+    (data / FILE_NAME).write_text("another-key-0123456789-0123456789-0123456789")
+    found = findings(data)["secret key"]
+    assert (found.state, found.mend) == ("fail", "Give the key used so far.")
+
+
+@pytest.mark.parametrize(("complete", "state"), [(True, "ok"), (False, "warn")])
+def test_a_sandbox_with_less_than_all_of_it_is_told(data, monkeypatch, complete, state):
+    class Isolation:
+        pass
+
+    isolation = Isolation()
+    isolation.complete = complete  # type: ignore[attr-defined]
+    monkeypatch.setattr(sandbox, "available", lambda: isolation)
+    monkeypatch.setattr(sandbox, "description", lambda: "words")
+    assert findings(data)["decoder"].state == state

@@ -1,0 +1,142 @@
+"""Parts are joined as the settings say, and tell whether they can serve."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import sqlalchemy as sa
+
+from earmark.app import parts as module
+from earmark.app.parts import Parts
+from earmark.config import Settings
+from earmark.database import workers
+from earmark.errors import SettingsError, UnavailableError
+from earmark.model import now
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+SECRET_KEY = "a-key-for-tests-alone-0123456789-0123456789"
+OK = {"database": "ok", "migrations": "ok", "storage": "ok", "worker": "absent"}
+
+
+@pytest.fixture
+def parts(database_url: str, tmp_path: Path) -> Iterator[Parts]:
+    settings = Settings(data=tmp_path / "data", database_url=database_url, secret_key=SECRET_KEY)
+    made = Parts(settings, issuer="https://e.example.org")
+    yield made
+    made.database.close()
+
+
+def test_nothing_is_opened_before_it_is_asked_for(tmp_path):
+    Parts(Settings(data=tmp_path / "data"))
+    assert not (tmp_path / "data").exists()
+
+
+def test_on_sqlite_everything_is_made(tmp_path):
+    made = Parts(Settings(data=tmp_path / "a" / "data"), issuer="http://x")
+    made.prepare()
+    made.access.check()
+    assert made.readiness() == OK
+    assert (tmp_path / "a" / "data").stat().st_mode & 0o077 == 0
+    made.database.close()
+
+
+def test_all_parts_share_one_database_and_one_store(parts):
+    parts.prepare()
+    assert parts.interactions.database is parts.database
+    assert parts.interactions.store is parts.store
+    assert parts.intake._database is parts.directory._database is parts.database
+    assert parts.intake._stages.limits.upload_bytes == parts.settings.max_upload_bytes
+    parts.intake._stages.pool.shutdown()
+
+
+def test_the_public_address_is_the_issuer_where_one_is_set(parts, tmp_path):
+    assert parts.access.issuer == "https://e.example.org"
+    settings = Settings(data=tmp_path / "other", public_url="https://public.example.org/")
+    other = Parts(settings, issuer="http://127.0.0.1")
+    assert other.access.issuer == "https://public.example.org"
+    other.database.close()
+
+
+@pytest.mark.parametrize("database_kind", ["postgresql"], indirect=True)
+def test_postgresql_is_not_upgraded_on_the_way(parts):
+    with parts.database.write(None) as scope:
+        scope.run(sa.text("UPDATE alembic_version SET version_num = 'older'"))
+    with pytest.raises(SettingsError, match="run `earmark database upgrade` first"):
+        parts.prepare()
+
+
+def test_a_storage_that_does_not_work_keeps_it_from_starting(parts, monkeypatch):
+    def broken() -> None:
+        raise UnavailableError("broken")
+
+    monkeypatch.setattr(parts.store, "check", broken)
+    with pytest.raises(UnavailableError, match="broken"):
+        parts.prepare()
+
+
+@pytest.mark.parametrize("place", ["file", "file/data"])
+def test_a_data_folder_that_cannot_be_used_is_told(tmp_path, place):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SettingsError, match="EARMARK_DATA names a folder that cannot be used"):
+        Parts(Settings(data=tmp_path / place)).prepare()
+
+
+@pytest.mark.parametrize("rate", ["often", "0/s", "5"])
+def test_a_wrong_rate_is_told(tmp_path, rate):
+    made = Parts(Settings(data=tmp_path, rate_limit=rate))
+    with pytest.raises(SettingsError, match=r"^EARMARK_RATE_LIMIT: "):
+        _ = made.access
+    made.database.close()
+
+
+# Readiness
+
+
+def passing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets the time pass after which readiness asks again."""
+    later = time.monotonic() + 10 * module.READINESS_SECONDS
+    monkeypatch.setattr(module.time, "monotonic", lambda: later)
+
+
+def test_a_living_worker_is_seen(parts):
+    with parts.database.write(None) as scope:
+        workers.beat(scope, "w", started_at=now(), now=now())
+    assert parts.readiness() == {**OK, "worker": "alive"}
+
+
+def test_an_answer_is_repeated_for_a_while_and_then_asked_anew(parts, monkeypatch):
+    assert parts.readiness() == OK
+    shutil.rmtree(parts.settings.data)
+    assert parts.readiness() == OK
+    passing(monkeypatch)
+    assert parts.readiness()["storage"] == "unavailable"
+
+
+def test_tables_of_another_version_are_told(parts):
+    with parts.database.write(None) as scope:
+        scope.run(sa.text("UPDATE alembic_version SET version_num = 'older'"))
+    assert parts.readiness() == {
+        "database": "ok",
+        "migrations": "behind; run earmark database upgrade",
+        "storage": "ok",
+        "worker": "unknown",
+    }
+
+
+def test_a_database_that_is_away_is_told(parts, monkeypatch):
+    def away(_: Any) -> None:
+        raise UnavailableError("away")
+
+    monkeypatch.setattr(parts.database, "read", away)
+    assert parts.readiness() == {
+        "database": "unavailable",
+        "migrations": "unknown",
+        "storage": "ok",
+        "worker": "unknown",
+    }

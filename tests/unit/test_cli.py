@@ -1,0 +1,251 @@
+"""The command line: complete help at once, and one sentence for what is wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import resource
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import click
+import pytest
+import typer
+
+from earmark import cli, telemetry
+from earmark.app import serve as serving
+from earmark.app import worker_process
+from earmark.config import Settings
+from earmark.errors import UnavailableError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+SECRET_KEY = "a-key-for-tests-alone-0123456789-0123456789"
+
+
+class Ended(NamedTuple):
+    """How a command ended."""
+
+    status: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def earmark(monkeypatch, capsys, tmp_path) -> Callable[..., Ended]:
+    """Runs a command in this process, over a data folder of its own."""
+    for name in Settings.model_fields:
+        monkeypatch.delenv(f"EARMARK_{name.upper()}", raising=False)
+    monkeypatch.setenv("EARMARK_DATA", str(tmp_path / "data"))
+    monkeypatch.setattr(telemetry, "configure", lambda **_: None)
+
+    def run(*words: str) -> Ended:
+        monkeypatch.setattr(sys, "argv", ["earmark", *words])
+        with pytest.raises(SystemExit) as caught:
+            cli.main()
+        return Ended(int(caught.value.code or 0), *capsys.readouterr())
+
+    return run
+
+
+def commands(command: Any = None, *path: str) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Every command with the words that call it."""
+    command = command or typer.main.get_command(cli.app)
+    yield path, command
+    for name, one in getattr(command, "commands", {}).items():
+        yield from commands(one, *path, name)
+
+
+PATHS = [path for path, _ in commands()]
+
+
+# Help
+
+
+def test_the_commands_are_those_that_are_promised():
+    assert {" ".join(path) for path in PATHS} == {
+        "",
+        "serve",
+        "worker",
+        "database",
+        "database upgrade",
+        "client",
+        "client create",
+        "client list",
+        "doctor",
+    }
+
+
+@pytest.mark.parametrize("path", PATHS, ids=" ".join)
+def test_help_tells_of_the_command_and_of_each_option(earmark, path):
+    ended = earmark(*path, "--help")
+    assert ended.status == 0
+    (command,) = [command for words, command in commands() if words == path]
+    assert command.help.splitlines()[0] in " ".join(ended.out.split())
+    for parameter in command.params:
+        if parameter.name != "help":
+            assert parameter.help, (path, parameter.name)
+            assert parameter.opts[0] in ended.out
+    for name, one in getattr(command, "commands", {}).items():
+        assert name in ended.out
+        assert one.help
+
+
+@pytest.mark.parametrize("path", [(), ("serve",), ("client", "create")], ids=" ".join)
+def test_help_takes_less_than_a_second_of_the_processor(path):
+    def used() -> float:
+        usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return usage.ru_utime + usage.ru_stime
+
+    before = used()
+    environment = {name: os.environ[name] for name in os.environ if "COV" not in name}
+    subprocess.run(
+        [sys.executable, "-m", "earmark", *path, "--help"],
+        check=True,
+        stdout=subprocess.DEVNULL,
+        env=environment,
+    )
+    assert used() - before < 1
+
+
+def test_no_command_is_no_success(earmark):
+    for words in ((), ("client",), ("nonsense",), ("serve", "--port", "0")):
+        ended = earmark(*words)
+        assert ended.status == 2
+        assert "Usage" in ended.out + ended.err
+
+
+# Clients
+
+
+def test_a_client_is_made_and_its_secret_shown_once(earmark):
+    ended = earmark("client", "create", "--org", "First", "--create-org", "--name", "recorder")
+    assert ended.status == 0
+    facts = dict(re.findall(r"^(\w+)\s+(\S+)$", ended.out, re.MULTILINE))
+    assert set(facts) == {"organization", "client_id", "client_secret"}
+    assert facts["organization"] == "First"
+    assert "not shown again" in ended.err
+    listed = earmark("client", "list")
+    assert facts["client_id"] in listed.out
+    assert "recorder" in listed.out
+    assert "ingest,manage,read" in listed.out
+    assert facts["client_secret"] not in listed.out
+
+
+def test_json_is_for_programs(earmark):
+    ended = earmark("client", "create", "--org", "F", "--create-org", "--json", "--grant", "read")
+    made = json.loads(ended.out)
+    assert ended.err == ""
+    (listed,) = json.loads(earmark("client", "list", "--json").out)
+    assert listed.pop("created_at").endswith("+00:00")
+    assert listed == {
+        "organization": "F",
+        "client_id": made["client_id"],
+        "name": "client",
+        "grants": ["read"],
+        "disabled": False,
+    }
+
+
+def test_there_is_no_client_at_first(earmark):
+    ended = earmark("client", "list")
+    assert (ended.status, ended.out) == (0, "")
+    assert "earmark client create" in ended.err
+    assert json.loads(earmark("client", "list", "--json").out) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("--org", "Nobody"), '--org: There is no organization "Nobody"'),
+        (
+            ("--org", "N", "--create-org", "--grant", "all"),
+            "--grant: Give any of ingest, read, manage",
+        ),
+        (("--org", "N", "--create-org", "--grant", ","), "--grant: Give one or more"),
+        (("--org", "", "--create-org"), "--org: Use 1 to 200"),
+    ],
+)
+def test_a_client_that_cannot_be_made_is_told_in_one_sentence(earmark, words, sentence):
+    ended = earmark("client", "create", *words)
+    assert (ended.status, ended.out) == (1, "")
+    assert ended.err.startswith("earmark: ")
+    assert sentence in ended.err
+    assert len(ended.err.splitlines()) == 1
+
+
+# The others
+
+
+def test_doctor_fails_only_if_something_does(earmark, monkeypatch):
+    first = earmark("doctor")
+    assert first.status == 0
+    assert "warn  data: " in first.out
+    assert "      -> Start `earmark serve` once" in first.out
+    earmark("database", "upgrade")
+    earmark("client", "list")
+    assert earmark("doctor").status in {0, 1}
+    monkeypatch.setenv("EARMARK_LOG_LEVEL", "loud")
+    broken = earmark("doctor")
+    assert broken.status == 1
+    assert broken.out.startswith("fail  settings: EARMARK_LOG_LEVEL")
+
+
+def test_upgrading_makes_our_tables_and_the_engines(postgres_server, earmark, monkeypatch):
+    name = postgres_server.create()
+    monkeypatch.setenv("EARMARK_DATABASE_URL", postgres_server.url(name))
+    monkeypatch.setenv("EARMARK_SECRET_KEY", SECRET_KEY)
+    try:
+        refused = earmark("client", "list")
+        assert refused.status == 1
+        assert "earmark database upgrade" in refused.err
+        for _ in range(2):
+            ended = earmark("database", "upgrade")
+            assert ended == (0, "The database is of this version.\n", "")
+        assert earmark("client", "list").status == 0
+    finally:
+        postgres_server.drop(name)
+
+
+@pytest.mark.parametrize("cause", [None, KeyError("x")])
+def test_an_outage_without_a_drivers_word_is_told_too(earmark, monkeypatch, cause):
+    def away(*_: Any) -> None:
+        raise UnavailableError("the storage cannot serve") from cause
+
+    monkeypatch.setattr(worker_process, "work", away)
+    ended = earmark("worker")
+    assert ended.status == 1
+    assert ended.err.startswith("earmark: the storage cannot serve; check EARMARK_DATABASE_URL")
+
+
+def test_an_outage_of_the_database_has_the_drivers_word_but_no_password(earmark, monkeypatch):
+    monkeypatch.setenv("EARMARK_DATABASE_URL", "postgresql://u:p4ss@127.0.0.1:1/x")
+    monkeypatch.setenv("EARMARK_SECRET_KEY", SECRET_KEY)
+    ended = earmark("client", "list")
+    assert ended.status == 1
+    assert "refused" in ended.err
+    assert "p4ss" not in ended.err
+    assert len(ended.err.splitlines()) == 1
+
+
+def test_serve_hands_over_what_was_said(earmark, monkeypatch, tmp_path):
+    said = []
+    monkeypatch.setattr(serving, "serve", lambda *words: said.append(words))
+    assert earmark("serve").status == 0
+    words = ("--host", "::1", "--port", "1", "--web-processes", "3", "--no-worker")
+    assert earmark("serve", *words, "--insecure-http", "--data", str(tmp_path)).status == 0
+    (_, usual), (settings, listen) = said
+    assert usual == serving.Listen("127.0.0.1", 8723)
+    assert settings.data == tmp_path
+    assert listen == serving.Listen("::1", 1, web_processes=3, worker=False, insecure_http=True)
+
+
+def test_the_package_runs_as_a_module():
+    done = subprocess.run(
+        [sys.executable, "-m", "earmark", "--help"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.startswith("Usage: ")
+    assert click.unstyle(done.stdout) == done.stdout

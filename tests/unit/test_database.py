@@ -1,0 +1,400 @@
+"""Transactions bound to one organization, and the two databases alike."""
+
+from __future__ import annotations
+
+import threading
+from datetime import UTC, datetime, timedelta, timezone
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import sqlalchemy as sa
+from alembic.autogenerate import compare_metadata
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+
+from earmark.database import Database, migrate, submissions, tables, workers
+from earmark.errors import SettingsError, UnavailableError
+from earmark.model import (
+    AgentSent,
+    Customer,
+    Direction,
+    InteractionDate,
+    MediaType,
+    Submission,
+    Warn,
+    new_id,
+    now,
+)
+
+if TYPE_CHECKING:
+    from pathlib import Path
+    from uuid import UUID
+
+BOUND = [table for table in tables.metadata.sorted_tables if "organization_id" in table.c]
+sqlite_alone = pytest.mark.parametrize("database_kind", ["sqlite"], indirect=True)
+postgresql_alone = pytest.mark.parametrize("database_kind", ["postgresql"], indirect=True)
+
+
+def node(name: str, **values: Any) -> dict[str, Any]:
+    times = {"created_at": now(), "modified_at": now()}
+    return {"id": new_id(), "name": name, "is_active": True, **times, **values}
+
+
+@pytest.fixture
+def nodes(database, organization, other_organization) -> dict[str, UUID]:
+    """A node in each organization; its id by its name."""
+    made = {"mine": node("mine"), "theirs": node("theirs")}
+    for name, owner in (("mine", organization), ("theirs", other_organization)):
+        with database.write(owner) as scope:
+            scope.insert(tables.hierarchy_node, made[name])
+    return {name: row["id"] for name, row in made.items()}
+
+
+# Bound to one organization
+
+
+def names(database: Database, owner: UUID | None, statement: sa.Select[Any]) -> set[str]:
+    with database.read(owner) as scope:
+        return {row.name for row in scope.rows(statement)}
+
+
+def test_reading_finds_rows_of_the_organization_alone(database, organization, nodes):
+    every = sa.select(tables.hierarchy_node)
+    assert names(database, organization, every) == {"mine"}
+    assert names(database, None, every) == {"mine", "theirs"}
+    theirs = every.where(tables.hierarchy_node.c.id == nodes["theirs"])
+    assert names(database, organization, theirs) == set()
+    with database.read(organization) as scope:
+        assert scope.row(theirs) is None
+
+
+@pytest.mark.parametrize("outer", [False, True])
+def test_joined_tables_are_bound_too(database, organization, nodes, outer):
+    one, other = tables.hierarchy_node, tables.hierarchy_node.alias()
+    joined = one.join(other, sa.true(), isouter=outer)
+    statement = sa.select(other.c.name).select_from(joined)
+    found = names(database, organization, statement)
+    if outer and database.is_sqlite:  # held by the reference, which this join does not have
+        assert "mine" in found
+    else:
+        assert found == {"mine"}
+
+
+def test_changing_and_deleting_reach_rows_of_the_organization_alone(
+    database, organization, other_organization, nodes
+):
+    table = tables.hierarchy_node
+    with database.write(organization) as scope:
+        assert scope.run(sa.update(table).values(name="changed")) == 1
+        assert scope.run(sa.delete(table).where(table.c.id == nodes["theirs"])) == 0
+    assert names(database, other_organization, sa.select(table)) == {"theirs"}
+
+
+def test_whatever_a_row_says_it_is_added_to_the_organization(
+    database, organization, other_organization
+):
+    forged = node("forged", organization_id=other_organization)
+    with database.write(organization) as scope:
+        scope.insert(tables.hierarchy_node, forged, node("second"))
+        scope.insert(tables.hierarchy_node)
+        code = {"code": "c", "node_id": forged["id"], "position": 0}
+        forged_code = {**code, "organization_id": other_organization}
+        assert scope.insert_if_absent(tables.hierarchy_code, forged_code)
+        assert not scope.insert_if_absent(tables.hierarchy_code, forged_code)
+    every = sa.select(tables.hierarchy_node)
+    assert names(database, other_organization, every) == set()
+    assert names(database, organization, every) == {"forged", "second"}
+
+
+def test_tables_of_the_service_itself_are_bound_to_nobody(database, organization):
+    with database.write(organization) as scope:
+        workers.beat(scope, "one", started_at=now(), now=now())
+        assert workers.any_alive(scope, now())
+        assert scope.row(sa.select(sa.literal(1).label("one"))).one == 1
+
+
+def test_no_row_can_point_into_another_organization(database, organization, nodes):
+    with pytest.raises(sa.exc.IntegrityError), database.write(organization) as scope:
+        scope.insert(tables.hierarchy_node, node("child", parent_id=nodes["theirs"]))
+
+
+@postgresql_alone
+@pytest.mark.parametrize("table", BOUND, ids=lambda table: table.name)
+def test_row_level_security_is_forced_on_every_table_of_an_organization(database, table):
+    with database.read(None) as scope:
+        row = scope.row(
+            sa.text(
+                "SELECT relrowsecurity, relforcerowsecurity, (SELECT count(*) FROM pg_policies "
+                "WHERE tablename = relname) FROM pg_class WHERE oid = to_regclass(:name)"
+            ).bindparams(name=table.name)
+        )
+    assert tuple(row) == (True, True, 1)
+
+
+@postgresql_alone
+def test_row_level_security_holds_under_statements_that_nothing_filters(
+    database, organization, other_organization, nodes
+):
+    raw = sa.text("SELECT name FROM hierarchy_node")
+    assert names(database, organization, raw) == {"mine"}
+    with database.write(organization) as scope:
+        assert scope.run(sa.text("UPDATE hierarchy_node SET name = 'changed'")) == 1
+        assert scope.run(sa.text("DELETE FROM hierarchy_node WHERE name = 'theirs'")) == 0
+    assert names(database, other_organization, raw) == {"theirs"}
+    forged = node("forged", organization_id=other_organization)
+    stopped = pytest.raises(sa.exc.ProgrammingError, match="row-level security")
+    with stopped, database.write(organization) as scope:
+        scope.connection.execute(sa.insert(tables.hierarchy_node), [forged])
+
+
+@postgresql_alone
+def test_a_transaction_that_was_bound_to_nobody_by_mistake_sees_nothing(database, nodes):
+    with database.engine.begin() as connection:
+        assert connection.execute(sa.select(tables.hierarchy_node)).all() == []
+
+
+# Transactions
+
+
+def test_what_raises_undoes_everything(database, organization):
+    def fail() -> None:
+        with database.write(organization) as scope:
+            scope.insert(tables.hierarchy_node, node("undone"))
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
+    assert names(database, organization, sa.select(tables.hierarchy_node)) == set()
+
+
+def test_writers_of_many_threads_all_come_through(database, organization):
+    def add(number: int) -> None:
+        for turn in range(10):
+            with database.write(organization) as scope:
+                scope.insert(tables.hierarchy_node, node(f"{number}-{turn}"))
+
+    threads = [threading.Thread(target=add, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(names(database, organization, sa.select(tables.hierarchy_node))) == 80
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_who_names_the_same_thing_waits_unless_both_share_it(database, shared):
+    """On SQLite there is one writer at a time anyhow."""
+    entered, order = threading.Event(), []
+
+    def second() -> None:
+        with database.write(None) as scope:
+            entered.set()
+            scope.serialise("name\0s", "thing", shared=shared)
+            order.append("second")
+
+    with database.write(None) as scope:
+        scope.serialise("name\0s", "thing", shared=shared)
+        thread = threading.Thread(target=second)
+        thread.start()
+        if scope.is_postgresql:
+            assert entered.wait(20)
+            thread.join(20 if shared else 0.3)
+        order.append("first")
+    thread.join()
+    free = shared and not database.is_sqlite
+    assert order == (["second", "first"] if free else ["first", "second"])
+
+
+def test_instants_keep_their_microseconds_and_come_back_in_utc(database, organization):
+    east = timezone(timedelta(hours=5, minutes=45))
+    moment = datetime(2024, 2, 29, 23, 59, 59, 123456, tzinfo=east)
+    row = node("instant", created_at=moment)
+    with database.write(organization) as scope:
+        scope.insert(tables.hierarchy_node, row)
+        found = scope.row(sa.select(tables.hierarchy_node)).created_at
+    assert found == moment
+    assert found.tzinfo is UTC
+
+
+# The two databases
+
+
+@sqlite_alone
+def test_sqlite_keeps_what_it_promised_and_checks_references(database):
+    with database.read(None) as scope:
+        ask = {
+            name: scope.row(sa.text(f"PRAGMA {name}"))[0]
+            for name in ("journal_mode", "synchronous", "foreign_keys", "busy_timeout")
+        }
+    full = 2
+    assert ask == {
+        "journal_mode": "wal",
+        "synchronous": full,
+        "foreign_keys": 1,
+        "busy_timeout": 15_000,
+    }
+
+
+@sqlite_alone
+def test_a_sqlite_that_another_process_writes_for_too_long_is_unavailable(
+    database, database_url, monkeypatch
+):
+    monkeypatch.setattr("earmark.database.core.BUSY_SECONDS", 0.1)
+    impatient = Database(database_url)
+    with database.write(None), pytest.raises(UnavailableError), impatient.write(None):
+        pass
+    with database.write(None), impatient.read(None) as scope:
+        assert scope.row(sa.text("SELECT 1"))[0] == 1  # readers never wait
+    impatient.close()
+
+
+@pytest.mark.parametrize(
+    "url", ["", "nonsense", "mysql://u@h/d", "sqlite://", "postgresql+asyncpg://u@h/d", "sqlite:"]
+)
+def test_a_url_of_anything_else_is_refused(url):
+    with pytest.raises(SettingsError, match="must be sqlite:///path or postgresql://"):
+        Database(url)
+
+
+@pytest.mark.parametrize(
+    "url", ["sqlite:////no/such/folder/x.sqlite3", "postgresql://u@127.0.0.1:1/x"]
+)
+def test_a_database_that_cannot_be_reached_is_unavailable(url):
+    database = Database(url)
+    with pytest.raises(UnavailableError) as caught, database.read(None):
+        pass
+    assert caught.value.__cause__ is not None
+    database.close()
+
+
+def test_a_damaged_sqlite_file_is_told_as_such(tmp_path: Path):
+    (tmp_path / "x").write_bytes(b"no database" * 1000)
+    database = Database(f"sqlite:///{tmp_path / 'x'}")
+    with pytest.raises(UnavailableError, match="damaged"), database.read(None):
+        pass
+    database.close()
+
+
+# Migrations
+
+
+def test_the_migrations_make_the_tables_that_the_code_knows(database):
+    assert migrate.is_current(database)
+    with database.read(None) as scope:
+        context = MigrationContext.configure(
+            scope.connection, opts={"compare_type": True, "compare_server_default": True}
+        )
+        differences = [
+            difference
+            for difference in compare_metadata(context, tables.metadata)
+            if "alembic_version" not in str(difference)
+        ]
+    assert differences == []
+
+
+def test_the_newest_migration_is_the_one_that_is_asked_for():
+    config = Config()
+    config.set_main_option("script_location", str(migrate._SCRIPTS))
+    assert ScriptDirectory.from_config(config).get_heads() == [migrate.HEAD]
+
+
+def test_upgrading_makes_everything_once(database_kind, tmp_path, request):
+    if database_kind == "sqlite":
+        url = f"sqlite:///{tmp_path / 'new'}"
+    else:
+        server = request.getfixturevalue("postgres_server")
+        name = server.create()
+        request.addfinalizer(lambda: server.drop(name))
+        url = server.url(name)
+    one, other = Database(url), Database(url)
+    assert not migrate.is_current(one)
+    failures = []
+
+    def upgrade(database: Database) -> None:
+        try:
+            migrate.upgrade(database)
+        except Exception as error:  # noqa: BLE001 - told below
+            failures.append(error)
+
+    threads = [threading.Thread(target=upgrade, args=(database,)) for database in (one, other)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    migrate.upgrade(one)
+    assert migrate.is_current(other)
+    one.close()
+    other.close()
+
+
+@sqlite_alone
+def test_another_versions_database_is_not_current(database):
+    with database.write(None) as scope:
+        scope.run(sa.text("UPDATE alembic_version SET version_num = '9999'"))
+    assert not migrate.is_current(database)
+
+
+# Submissions
+
+
+def submission(**values: Any) -> Submission:
+    return Submission("a/é.wav", MediaType.AUDIO, '{"x": 1}', **values)
+
+
+def add(database: Database, owner: UUID, sent: Submission) -> bool:
+    with database.write(owner) as scope:
+        return submissions.add(
+            scope,
+            sent,
+            id_=new_id(),
+            received_at=now(),
+            size_bytes=3 << 31,
+            sha256=bytes(range(32)),
+            agent_id=None,
+            node_id=None,
+            warnings=[Warn("code", "message")],
+        )
+
+
+def test_a_name_is_held_by_one_interaction_of_each_organization(
+    database, organization, other_organization
+):
+    assert add(database, organization, submission())
+    assert not add(database, organization, submission())
+    assert add(database, other_organization, submission())
+    with database.read(organization) as scope:
+        assert submissions.holder(scope, "a/é.wav").sha256 == bytes(range(32))
+        assert submissions.holder(scope, "A/é.wav") is None
+
+
+def test_a_submission_is_kept_with_all_that_it_says(database, organization):
+    moment = datetime(2022, 3, 19, 1, 52, 26, tzinfo=UTC)
+    assert add(
+        database,
+        organization,
+        submission(
+            direction=Direction.INBOUND,
+            customer=Customer("N", "P", "E"),
+            agent=AgentSent("7", "F", "L"),
+            interaction_date=InteractionDate(moment, -240, "2022-03-18T21:52:26-04:00"),
+            extended={"k": [1, None, {"ñ": 1.5}]},
+            client_call_id="c",
+        ),
+    )
+    with database.read(organization) as scope:
+        row = scope.row(sa.select(tables.interaction))
+    assert (row.direction, row.customer_phone, row.agent_last_name) == ("inbound", "P", "L")
+    assert row.occurred_at == row.interaction_at == moment
+    assert (row.interaction_offset_minutes, row.size_bytes) == (-240, 3 << 31)
+    assert row.extended == {"k": [1, None, {"ñ": 1.5}]}
+    assert row.warnings == [{"code": "code", "message": "message"}]
+
+
+def test_a_submission_without_a_date_takes_place_when_it_arrives(database, organization):
+    add(database, organization, submission())
+    with database.read(organization) as scope:
+        row = scope.row(sa.select(tables.interaction))
+    assert row.occurred_at == row.received_at
+    assert row.interaction_at is None

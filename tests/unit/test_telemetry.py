@@ -1,0 +1,131 @@
+"""Logs: a line per fact, without secrets and without what a terminal would obey."""
+
+from __future__ import annotations
+
+import json
+import logging
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+import structlog
+
+from earmark import telemetry
+
+
+@pytest.fixture
+def configured():
+    """Leaves logging as it was."""
+    root = logging.getLogger()
+    before, level = list(root.handlers), root.level
+    yield telemetry.configure
+    root.handlers[:] = before
+    root.setLevel(level)
+    logging.getLogger("alembic").setLevel(logging.NOTSET)
+    structlog.reset_defaults()
+
+
+def lines(capsys: Any) -> list[str]:
+    return capsys.readouterr().err.splitlines()
+
+
+def test_json_has_a_line_for_each_fact(configured, capsys):
+    configured(log_format="json")
+    structlog.get_logger("x").info("said", number=1, flag=True, nothing=None, ratio=0.5)
+    logging.getLogger("library").warning("also %s", "this")
+    ours, theirs = (json.loads(line) for line in lines(capsys))
+    assert ours.pop("timestamp").endswith("Z")
+    assert ours == {
+        "event": "said",
+        "level": "info",
+        "number": 1,
+        "flag": True,
+        "nothing": None,
+        "ratio": 0.5,
+    }
+    assert (theirs["event"], theirs["level"]) == ("also this", "warning")
+
+
+def test_text_is_for_terminals_and_auto_finds_out(configured, capsys, monkeypatch):
+    configured(log_format="text")
+    structlog.get_logger().info("said", number=1)
+    (line,) = lines(capsys)
+    assert "said" in line
+    assert "number=1" in line
+    structlog.reset_defaults()
+    configured(log_format="auto")
+    structlog.get_logger().info("said")
+    assert json.loads(lines(capsys)[0])["event"] == "said"
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    structlog.reset_defaults()
+    configured(log_format="auto")
+    structlog.get_logger().info("said")
+    assert not lines(capsys)[0].startswith("{")
+
+
+def test_less_severe_lines_are_left_out(configured, capsys):
+    configured(log_format="json", level="warning")
+    structlog.get_logger().info("quiet")
+    logging.getLogger("library").info("quiet")
+    structlog.get_logger().error("loud")
+    assert [json.loads(line)["event"] for line in lines(capsys)] == ["loud"]
+
+
+def redacted(**event: Any) -> dict[str, Any]:
+    return dict(telemetry.redact(None, "info", event))
+
+
+@pytest.mark.parametrize("key", ["Authorization", "client_secret", "password", "signed_url"])
+def test_secrets_go_by_the_name_they_stand_under_however_deep(key):
+    assert redacted(**{key: "s3cret"}) == {key: "[redacted]"}
+    assert redacted(headers=[{key: "s3cret", "a": ("b",)}]) == {
+        "headers": [{key: "[redacted]", "a": ["b"]}]
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        ("sent Bearer eyJhbGciOiJFUzI1NiJ9.e30.abc", "sent Bearer [redacted]"),
+        (
+            "GET https://bucket.example.org/a?sig=abc&x=y now",
+            "GET https://bucket.example.org/a?[redacted] now",
+        ),
+        ("postgresql://u:p4ss@host/db", "postgresql://u:[redacted]@host/db"),
+        ("postgresql://:p4ss@host/db", "postgresql://:[redacted]@host/db"),
+        ("nothing to hide: a?b", "nothing to hide: a?b"),
+    ],
+)
+def test_secrets_go_by_their_form(text, left):
+    assert redacted(event=text) == {"event": left}
+    assert redacted(cause=ValueError(text)) == {"cause": left}
+
+
+def test_nothing_in_a_line_can_forge_another_or_command_a_terminal():
+    assert redacted(path="/a\r\n\x1b[2J\x9b\u2028b\tc") == {
+        "path": "/a\\u000d\\u000a\\u001b[2J\\u009b\\u2028b\tc"
+    }
+
+
+def test_a_traceback_keeps_its_lines_and_loses_its_secrets(configured, capsys):
+    configured(log_format="json")
+    try:
+        int("postgresql://u:p4ss@host/db \x1b[2J")
+    except ValueError:
+        structlog.get_logger().exception("failed")
+    told = json.loads(lines(capsys)[0])["exception"]
+    assert told.startswith("Traceback")
+    assert "\n" in told
+    assert "p4ss" not in told
+    assert "\x1b" not in told
+
+
+def test_visible_text_has_no_control_characters():
+    assert telemetry.visible("a\x00b\x7f\u2029é") == "a\\u0000b\\u007f\\u2029é"
+
+
+def test_nothing_is_set_up_by_importing():
+    script = "import logging, earmark.telemetry; print(logging.getLogger().handlers)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True)
+    assert done.stdout == b"[]\n"
