@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import shutil
 import socket
 import subprocess
@@ -22,6 +21,7 @@ import pytest
 import requests
 
 from contract.forms import BOUNDARY, CONTENT_TYPE, WAV, body, form, meta, metadata_part, new_name
+from serving import environment
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -85,7 +85,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     limits = {"EARMARK_MAX_UPLOAD_BYTES": str(LIMIT), "EARMARK_DISK_RESERVE": "0"}
     process = subprocess.Popen(
         _earmark("serve", "--data", str(data), "--port", str(port), "--no-worker"),
-        env={**os.environ, **limits, "EARMARK_LOG_LEVEL": "warning"},
+        env={**environment(), **limits, "EARMARK_LOG_LEVEL": "warning"},
     )
     credentials = {key: made[key] for key in ("client_id", "client_secret")}
     try:

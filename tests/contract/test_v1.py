@@ -713,12 +713,17 @@ def large(books: Books, store: LocalStore) -> UUID:
     return id_
 
 
+def narrow() -> httpx.HTTPTransport:
+    """A connection that holds little: left alone, the kernel lets one grow to tens of MiB."""
+    return httpx.HTTPTransport(socket_options=[(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)])
+
+
 @on_sqlite
 def test_a_download_goes_on_when_its_interaction_is_deleted(
     address: str, caller: Caller, large: UUID
 ) -> None:
     with (
-        httpx.Client(headers=caller.headers) as http,
+        httpx.Client(headers=caller.headers, transport=narrow()) as http,
         http.stream("GET", f"{address}/{large}/media") as answer,
     ):
         chunks = answer.iter_bytes(65536)
@@ -743,7 +748,7 @@ def test_a_caller_that_goes_away_leaves_no_open_file(
         )
 
     with (
-        httpx.Client(headers=caller.headers) as http,
+        httpx.Client(headers=caller.headers, transport=narrow()) as http,
         http.stream("GET", f"{address}/{large}/media") as answer,
     ):
         next(answer.iter_bytes(65536))

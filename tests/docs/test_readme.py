@@ -22,7 +22,8 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 @pytest.fixture(scope="module")
 def variables(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """What the examples expect in the environment."""
-    with serving(Server(tmp_path_factory.mktemp("readme") / "data"), worker=True) as server:
+    data = tmp_path_factory.mktemp("readme") / "data"
+    with serving(Server(data, measured=False), worker=True) as server:
         made = server.create_client()
         yield {
             **environment(),
