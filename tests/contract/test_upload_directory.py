@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING
 from uuid import uuid4
 
 import pytest
+import sqlalchemy as sa
 
 from contract.forms import form, meta
 from contract.test_upload_precedence import BAD_HIERARCHY
+from earmark.database.tables import audit
 from earmark.directory import AgentChange, NewAgent, NewNode, NodeChange
 
 if TYPE_CHECKING:
@@ -182,6 +184,11 @@ def test_apply_twice_assigns_once(both: Caller) -> None:
         sent = {"AgentCode": "007", "HierarchyCode": "Top", "ApplyHierarchyToAgent": True}
         assert upload(both, **sent).status == 200
     assert both.directory.nodes_of(known.id) == {top.id}
+    with both.service.database.read(both.principal.organization_id) as scope:
+        rows = scope.rows(sa.select(audit).where(audit.c.action == "agent.assign"))
+    assert [(row.subject, row.detail) for row in rows] == [
+        (str(known.id), {"node_id": str(top.id)})
+    ]
 
 
 @ours

@@ -18,7 +18,7 @@ from earmark.intake.stage import Limits, Stage, Stages
 from earmark.model import LOCALES, now
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from concurrent.futures import Executor
     from datetime import datetime
     from uuid import UUID
@@ -194,18 +194,25 @@ class OrganizationIntake:
         )
         if not added:
             raise _taken(submissions.holder(scope, submission.file_name), accepted.sha256)
-        if agent_id and node_id and submission.apply_hierarchy_to_agent:
-            directory.apply_node_to_agent(scope, agent_id, node_id)
         facts = {"size_bytes": accepted.size_bytes, "sha256": accepted.sha256.hex()}
+        self._record(scope, "interaction.receive", accepted.id, facts)
+        journal.announce(
+            scope, kind="interaction.received", interaction_id=accepted.id, detail=facts
+        )
+        if not (agent_id and node_id and submission.apply_hierarchy_to_agent):
+            return
+        if directory.apply_node_to_agent(scope, agent_id, node_id):
+            self._record(scope, "agent.assign", agent_id, {"node_id": str(node_id)})
+
+    def _record(
+        self, scope: Scope, action: str, subject: UUID, detail: Mapping[str, object]
+    ) -> None:
         journal.record(
             scope,
             actor=f"client:{self._principal.client_id}",
-            action="interaction.receive",
-            subject=str(accepted.id),
-            detail=facts,
-        )
-        journal.announce(
-            scope, kind="interaction.received", interaction_id=accepted.id, detail=facts
+            action=action,
+            subject=str(subject),
+            detail=detail,
         )
 
 
