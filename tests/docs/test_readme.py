@@ -22,8 +22,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 @pytest.fixture(scope="module")
 def variables(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """What the examples expect in the environment."""
-    data = tmp_path_factory.mktemp("readme") / "data"
-    with serving(Server(data, measured=False), worker=True) as server:
+    with serving(Server(tmp_path_factory.mktemp("readme") / "data"), worker=True) as server:
         made = server.create_client()
         yield {
             **environment(),
@@ -54,9 +53,8 @@ def test_the_curl_example_uploads_and_finds_the_recording(variables: dict[str, s
         "}{", 1
     )
     assert json.loads(uploaded + "}")["fileName"] == "2026/support-call.wav"
-    assert [item["file_name"] for item in json.loads("{" + found)["items"]] == [
-        "2026/support-call.wav"
-    ]
+    names = [item["file_name"] for item in json.loads("{" + found)["items"]]
+    assert "2026/support-call.wav" in names
 
 
 def test_the_python_example_uploads_and_waits_for_the_audio_facts(

@@ -75,7 +75,9 @@ def test_children_end_by_themselves_when_the_supervisor_is_killed(new_server):
 
 
 def test_a_stopped_server_ends_what_runs_and_takes_nothing_new(new_server):
-    with serving(new_server("sqlite", shutdown_grace_seconds=20)) as server:
+    stopped = new_server("sqlite", shutdown_grace_seconds=20)
+    stopped.measured = True
+    with serving(stopped) as server:
         caller = server.caller()
         going, answers = threading.Event(), []
 
