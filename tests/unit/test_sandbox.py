@@ -10,8 +10,10 @@ import socket
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -19,6 +21,9 @@ import sandboxed
 from earmark import sandbox
 from earmark.errors import MediaError
 from earmark.sandbox import _child
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 LIMITS = sandbox.Limits(cpu_seconds=20, wall_seconds=30.0, output_bytes=1 << 20)
 
@@ -164,11 +169,25 @@ def test_a_child_inherits_no_other_open_file(media: Path, tmp_path: Path) -> Non
         assert run("descriptors", media) == [0, 1, 2, 3]
 
 
-def test_a_child_has_a_session_of_its_own_and_no_folder_of_ours(media: Path) -> None:
-    place = run("place", media)
-    assert isinstance(place, dict)
-    assert place["session"] != os.getsid(0)
-    assert place["folder"] == "/"
+def test_a_child_stands_in_no_folder_of_ours(media: Path) -> None:
+    assert run("folder", media) == "/"
+
+
+def test_a_child_has_a_session_of_its_own(media: Path) -> None:
+    # Seen from here: within namespaces, a session that was begun outside of them is number 0.
+    with ThreadPoolExecutor() as pool:
+        ending = pool.submit(
+            sandbox.run,
+            "sandboxed:sleep",
+            media,
+            limits=sandbox.Limits(wall_seconds=2.0),
+            arguments={"tag": "session-test"},
+        )
+        while not (sessions := sessions_of("session-test")):
+            assert not ending.done()
+            time.sleep(0.02)
+        assert isinstance(ending.exception(), sandbox.DeadlineExceededError)
+    assert os.getsid(0) not in sessions
 
 
 def test_a_child_leaves_no_core_dump_and_few_files_open(media: Path) -> None:
@@ -328,13 +347,20 @@ def zombies() -> set[int]:
 
 
 def processes() -> list[str]:
-    """The command lines of all processes that are alive, zombies aside."""
-    lines = []
+    """The command lines of all children that are alive, zombies aside."""
+    return [line for _, line in _children()]
+
+
+def sessions_of(tag: str) -> set[int]:
+    """The sessions of the children that are alive and have a tag."""
+    return {os.getsid(number) for number, line in _children() if tag in line}
+
+
+def _children() -> Iterator[tuple[int, str]]:
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             words = (folder / "cmdline").read_bytes()
         except OSError:
             continue
         if b"_child.py" in words:
-            lines.append(words.replace(b"\0", b" ").decode())
-    return lines
+            yield int(folder.name), words.replace(b"\0", b" ").decode()
