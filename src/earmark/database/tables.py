@@ -27,6 +27,7 @@ organization = sa.Table(
     metadata,
     sa.Column("id", sa.Uuid, primary_key=True),
     sa.Column("name", CODE, nullable=False, unique=True),
+    sa.Column("agent_channel", sa.Integer, nullable=False, server_default="0"),
     sa.Column("created_at", Instant, nullable=False),
 )
 
@@ -178,6 +179,11 @@ interaction = sa.Table(
     sa.Column("size_bytes", sa.BigInteger, nullable=False),
     sa.Column("sha256", sa.LargeBinary(32), nullable=False),
     sa.Column("audio", JSON),
+    sa.Column("transcript", JSON),
+    sa.Column("chat_message_count", sa.Integer),
+    sa.Column("chat_first_at", Instant),
+    sa.Column("chat_last_at", Instant),
+    sa.Column("meta", JSON, nullable=False, server_default="{}"),
     sa.Column("warnings", JSON, nullable=False),
     sa.UniqueConstraint("organization_id", "id"),
     sa.UniqueConstraint("organization_id", "file_name"),
@@ -217,6 +223,7 @@ step = sa.Table(
     sa.Column("position", sa.Integer, nullable=False),
     sa.Column("status", sa.String(16), nullable=False),
     sa.Column("attempts", sa.Integer, nullable=False),
+    sa.Column("progress", sa.Float),
     sa.Column("started_at", Instant),
     sa.Column("finished_at", Instant),
     sa.Column("error_code", sa.Text),
@@ -226,6 +233,22 @@ step = sa.Table(
         ["interaction.organization_id", "interaction.id"],
         ondelete="CASCADE",
     ),
+)
+
+step_part = sa.Table(
+    "step_part",
+    metadata,
+    _organization(primary_key=True),
+    sa.Column("interaction_id", sa.Uuid, primary_key=True),
+    sa.Column("name", sa.String(32), primary_key=True),
+    sa.Column("number", sa.Integer, primary_key=True),
+    sa.Column("content", JSON, nullable=False),
+    sa.ForeignKeyConstraint(
+        ["organization_id", "interaction_id"],
+        ["interaction.organization_id", "interaction.id"],
+        ondelete="CASCADE",
+    ),
+    comment="what a long step has done so far, so that another worker goes on from there",
 )
 
 audit = sa.Table(

@@ -23,6 +23,7 @@ BOUND = (
     "hierarchy_code",
     "interaction",
     "step",
+    "step_part",
 )
 """The tables whose rows belong to one organization."""
 
@@ -51,6 +52,7 @@ def create_tables() -> None:
         "organization",
         sa.Column("id", sa.Uuid(), nullable=False),
         sa.Column("name", types.CODE, nullable=False),
+        sa.Column("agent_channel", sa.Integer(), server_default="0", nullable=False),
         sa.Column("created_at", types.Instant(), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_organization")),
         sa.UniqueConstraint("name", name=op.f("uq_organization_name")),
@@ -276,6 +278,11 @@ def create_tables() -> None:
         sa.Column("size_bytes", sa.BigInteger(), nullable=False),
         sa.Column("sha256", sa.LargeBinary(length=32), nullable=False),
         sa.Column("audio", types.JSON, nullable=True),
+        sa.Column("transcript", types.JSON, nullable=True),
+        sa.Column("chat_message_count", sa.Integer(), nullable=True),
+        sa.Column("chat_first_at", types.Instant(), nullable=True),
+        sa.Column("chat_last_at", types.Instant(), nullable=True),
+        sa.Column("meta", types.JSON, server_default="{}", nullable=False),
         sa.Column("warnings", types.JSON, nullable=False),
         sa.ForeignKeyConstraint(
             ["organization_id", "agent_id"],
@@ -350,6 +357,7 @@ def create_tables() -> None:
         sa.Column("position", sa.Integer(), nullable=False),
         sa.Column("status", sa.String(length=16), nullable=False),
         sa.Column("attempts", sa.Integer(), nullable=False),
+        sa.Column("progress", sa.Float(), nullable=True),
         sa.Column("started_at", types.Instant(), nullable=True),
         sa.Column("finished_at", types.Instant(), nullable=True),
         sa.Column("error_code", sa.Text(), nullable=True),
@@ -364,4 +372,25 @@ def create_tables() -> None:
             ["organization_id"], ["organization.id"], name=op.f("fk_step_organization_id")
         ),
         sa.PrimaryKeyConstraint("organization_id", "interaction_id", "name", name=op.f("pk_step")),
+    )
+    op.create_table(
+        "step_part",
+        sa.Column("organization_id", sa.Uuid(), nullable=False),
+        sa.Column("interaction_id", sa.Uuid(), nullable=False),
+        sa.Column("name", sa.String(length=32), nullable=False),
+        sa.Column("number", sa.Integer(), nullable=False),
+        sa.Column("content", types.JSON, nullable=False),
+        sa.ForeignKeyConstraint(
+            ["organization_id", "interaction_id"],
+            ["interaction.organization_id", "interaction.id"],
+            name=op.f("fk_step_part_organization_id_interaction_id"),
+            ondelete="CASCADE",
+        ),
+        sa.ForeignKeyConstraint(
+            ["organization_id"], ["organization.id"], name=op.f("fk_step_part_organization_id")
+        ),
+        sa.PrimaryKeyConstraint(
+            "organization_id", "interaction_id", "name", "number", name=op.f("pk_step_part")
+        ),
+        comment="what a long step has done so far, so that another worker goes on from there",
     )
