@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import threading
@@ -14,6 +15,7 @@ from typing_extensions import override
 from earmark.database import Database, interactions, tables
 from earmark.model import Cause, MediaType, Status, new_id, now
 from earmark.pipeline import Done, Item, Outcome, Skipped, Step
+from earmark.pipeline.notes import Notes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -112,7 +114,7 @@ class Scripted(Step):
         return self._media_type in {None, media_type}
 
     @override
-    def run(self, item: Item) -> Outcome:
+    def run(self, item: Item, notes: Notes) -> Outcome:
         self.runs.append(item)
         act = self._script.pop(0) if len(self._script) > 1 else self._script[0]
         if isinstance(act, Exception):
@@ -122,6 +124,27 @@ class Scripted(Step):
     @override
     def discard(self, item: Item) -> None:
         self.discarded.append(item)
+
+
+class Remembered(Notes):
+    """Notes that no database keeps."""
+
+    def __init__(self, *kept: Any) -> None:
+        self.kept = list(kept)
+        self.progress: list[float] = []
+
+    @override
+    def parts(self) -> Sequence[Any]:
+        return list(self.kept)
+
+    @override
+    def begin_anew(self) -> None:
+        self.kept.clear()
+
+    @override
+    def keep(self, part: Any, *, progress: float) -> None:
+        self.kept.append(json.loads(json.dumps(part)))
+        self.progress.append(progress)
 
 
 class FromFolder(Step):
@@ -141,7 +164,7 @@ class FromFolder(Step):
         return True
 
     @override
-    def run(self, item: Item) -> Outcome:
+    def run(self, item: Item, notes: Notes) -> Outcome:
         with (self._folder / "ran").open("a") as ran:
             ran.write(f"{os.getpid()} {item.interaction_id}\n")
         deadly = self._folder / "deadly"

@@ -21,7 +21,7 @@ from earmark.model import MediaType, new_id
 from earmark.pipeline import STEPS, Done, Item, Skipped, Step, Tools, load_steps
 from earmark.sandbox import Limits
 from earmark.storage import Store, open_store
-from processing import load, receive
+from processing import Remembered, load, receive
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -101,7 +101,7 @@ def test_the_registry_alone_loads_no_step() -> None:
 
 
 def test_a_step_ends_done_or_says_why_not(step: Step, store: Store) -> None:
-    outcome = step.run(item_for(store, step, new_id()))
+    outcome = step.run(item_for(store, step, new_id()), Remembered())
     assert isinstance(outcome, Done | Skipped)
     if isinstance(outcome, Skipped):
         assert outcome.cause.code
@@ -115,7 +115,7 @@ def test_doing_it_twice_is_doing_it_once(
     item = item_for(store, step, interaction_id)
     seen = []
     for _ in range(2):
-        outcome = step.run(item)
+        outcome = step.run(item, Remembered())
         if isinstance(outcome, Done) and outcome.save:
             with database.write(organization) as scope:
                 outcome.save(scope)
@@ -127,7 +127,7 @@ def test_doing_it_twice_is_doing_it_once(
 def test_what_it_stores_bears_the_id_and_goes_with_discard(step: Step, store: Store) -> None:
     interaction_id = new_id()
     item = item_for(store, step, interaction_id)
-    step.run(item)
+    step.run(item, Remembered())
     assert all(key.startswith(str(interaction_id)) for key in keys(store))
     step.discard(item)
     assert keys(store) == {media_key(interaction_id)}
@@ -137,10 +137,10 @@ def test_what_it_stores_bears_the_id_and_goes_with_discard(step: Step, store: St
 def test_a_file_that_is_no_media_is_its_own_fault(step: Step, store: Store) -> None:
     item = item_for(store, step, new_id(), b"no media of any kind " * 100)
     if step.name in CONTENT_BLIND:
-        assert isinstance(step.run(item), Skipped)
+        assert isinstance(step.run(item, Remembered()), Skipped)
         return
     with pytest.raises(MediaError) as caught:
-        step.run(item)
+        step.run(item, Remembered())
     assert caught.value.code
     assert caught.value.message.endswith(".")
     assert str(item.interaction_id) not in caught.value.message
@@ -149,7 +149,7 @@ def test_a_file_that_is_no_media_is_its_own_fault(step: Step, store: Store) -> N
 def test_the_media_itself_is_left_as_it_was(step: Step, store: Store) -> None:
     item = item_for(store, step, new_id())
     before = b"".join(store.read(media_key(item.interaction_id)))
-    step.run(item)
+    step.run(item, Remembered())
     assert b"".join(store.read(media_key(item.interaction_id))) == before
 
 
@@ -158,7 +158,7 @@ def test_listening_tells_what_a_recording_is_and_draws_it(
 ) -> None:
     (listen,) = load_steps(tools, ["earmark.pipeline.listen:Listen"])
     interaction_id = receive(database, organization)
-    outcome = listen.run(item_for(store, listen, interaction_id))
+    outcome = listen.run(item_for(store, listen, interaction_id), Remembered())
     with database.write(organization) as scope:
         outcome.save(scope)
     facts = load(database, interaction_id).audio
@@ -173,6 +173,6 @@ def test_facts_are_saved_only_while_the_interaction_is_there(
     tools: Tools, store: Store, database: Database, organization: UUID
 ) -> None:
     (listen,) = load_steps(tools, ["earmark.pipeline.listen:Listen"])
-    outcome = listen.run(item_for(store, listen, new_id()))
+    outcome = listen.run(item_for(store, listen, new_id()), Remembered())
     with database.write(organization) as scope, pytest.raises(processing.GoneError):
         outcome.save(scope)

@@ -118,7 +118,7 @@ class Worker:
         self._stopping = stopping
         self._failure: SlotLostError | None = None
         self._started_at = now()
-        pipeline = Pipeline(
+        self._pipeline = Pipeline(
             database, steps, stopping=stopping, backoff_seconds=pace.backoff_seconds
         )
         slots = open_slots(database)
@@ -126,12 +126,12 @@ class Worker:
         self._engine = Engine(
             database.engine.url.render_as_string(hide_password=False),
             worker_id=self._worker_id,
-            work=pipeline.process,
+            work=self._pipeline.process,
             concurrency=concurrency,
         )
         self._dispatcher = Dispatcher(database, self._engine, stopping=stopping)
         self._takeover = Takeover(self._engine, slots, worker_id=self._worker_id, slot=slot)
-        self._watchdog = Watchdog(database, self._engine, pipeline)
+        self._watchdog = Watchdog(database, self._engine, self._pipeline)
 
     def run(self) -> bool:
         """Works until stopped; says whether all that ran came to its end.
@@ -191,6 +191,7 @@ class Worker:
 
     def _leave(self) -> None:
         try:
+            self._pipeline.excuse_running()
             with self._database.write(None) as scope:
                 workers.leave(scope, self._worker_id)
         except UnavailableError:

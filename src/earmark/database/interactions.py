@@ -12,6 +12,7 @@ from earmark.model import (
     AgentSent,
     AudioFacts,
     Cause,
+    ChatFacts,
     Customer,
     Direction,
     Interaction,
@@ -21,6 +22,7 @@ from earmark.model import (
     Status,
     Step,
     StepStatus,
+    TranscriptFacts,
     Warn,
     clean_file_name,
 )
@@ -271,7 +273,16 @@ def _interaction(row: sa.Row[Any], steps: tuple[Step, ...]) -> Interaction:
         audio=AudioFacts(**row.audio) if row.audio else None,
         warnings=tuple(Warn(**warning) for warning in row.warnings),
         steps=steps,
+        chat=_chat(row),
+        transcript=TranscriptFacts(**row.transcript) if row.transcript else None,
+        meta=row.meta,
     )
+
+
+def _chat(row: sa.Row[Any]) -> ChatFacts | None:
+    if row.chat_message_count is None:
+        return None
+    return ChatFacts(row.chat_message_count, row.chat_first_at, row.chat_last_at)
 
 
 def _interaction_date(row: sa.Row[Any]) -> InteractionDate | None:
@@ -313,4 +324,5 @@ def _step(row: sa.Row[Any]) -> Step:
         started_at=row.started_at,
         finished_at=row.finished_at,
         error=error,
+        progress=row.progress,
     )

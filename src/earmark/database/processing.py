@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 
 from earmark.database import journal
-from earmark.database.tables import interaction, organization, step
+from earmark.database.tables import interaction, organization, step, step_part
 from earmark.errors import EarmarkError
 from earmark.model import Cause, MediaType, Status, StepStatus, extension, now
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
     from uuid import UUID
 
     from earmark.database.core import Scope
-    from earmark.model import AudioFacts, Warn
+    from earmark.model import AudioFacts, ChatFacts, TranscriptFacts, Warn
 
 WORKER_LOST = Cause(
     "worker_lost",
@@ -57,10 +57,12 @@ class Claim:
     Attributes:
         status: `RUNNING`: the step is the caller's to run; else it is over, and how.
         attempt: the number of the attempt claimed, from 1; the key to `record`.
+        counted: how many attempts count against the step, this one included.
     """
 
     status: StepStatus
     attempt: int
+    counted: int = 0
 
 
 def any_received(scope: Scope) -> bool:
@@ -118,7 +120,8 @@ def load_job(scope: Scope, interaction_id: UUID, number: int) -> Job:
 def claim(scope: Scope, job: Job, *, name: str, position: int, max_attempts: int) -> Claim:
     """Counts an attempt at a step before it is made, so that no death of a worker is forgotten.
 
-    A step whose last allowed attempt ended with its worker is recorded as failed here.
+    A step whose last allowed attempt ended with its worker is recorded as failed here. Attempts
+    before the last part that was kept, and those that an orderly stop ended, are excused.
 
     Raises:
         GoneError: the interaction was deleted.
@@ -128,11 +131,13 @@ def claim(scope: Scope, job: Job, *, name: str, position: int, max_attempts: int
     mark_processing(scope, job)
     fresh = {"interaction_id": job.interaction_id, "name": name, "position": position}
     scope.insert_if_absent(step, {**fresh, "status": StepStatus.RUNNING, "attempts": 0})
-    row = scope.row(sa.select(step.c.status, step.c.attempts).where(_is_step(job, name)))
+    columns = (step.c.status, step.c.attempts, step.c.excused)
+    row = scope.row(sa.select(*columns).where(_is_step(job, name)))
     assert row is not None  # noqa: S101 - inserted above, in this transaction
     if row.status != StepStatus.RUNNING:
         return Claim(StepStatus(row.status), row.attempts)
-    if row.attempts >= max_attempts:
+    counted = row.attempts - row.excused
+    if counted >= max_attempts:
         _end(scope, job, name, status=StepStatus.FAILED, cause=WORKER_LOST)
         return Claim(StepStatus.FAILED, row.attempts)
     scope.run(
@@ -140,7 +145,56 @@ def claim(scope: Scope, job: Job, *, name: str, position: int, max_attempts: int
         .where(_is_step(job, name))
         .values(attempts=row.attempts + 1, started_at=now(), position=position)
     )
-    return Claim(StepStatus.RUNNING, row.attempts + 1)
+    return Claim(StepStatus.RUNNING, row.attempts + 1, counted + 1)
+
+
+def excuse(scope: Scope, job: Job, *, name: str, attempt: int) -> None:
+    """Lets an attempt not count: the worker was stopped in the middle of it."""
+    scope.run(_of_attempt(job, name, attempt).values(excused=attempt))
+
+
+def parts(scope: Scope, job: Job, *, name: str) -> list[Any]:
+    """What was kept of a step, of earlier attempts and rounds too, in its order."""
+    statement = sa.select(step_part.c.content).where(_is_part(job, name))
+    return [row.content for row in scope.rows(statement.order_by(step_part.c.number))]
+
+
+def forget_parts(scope: Scope, job: Job, *, name: str) -> None:
+    """Drops what was kept of a step."""
+    scope.run(sa.delete(step_part).where(_is_part(job, name)))
+
+
+def keep_part(
+    scope: Scope,
+    job: Job,
+    *,
+    name: str,
+    attempt: int,
+    number: int,
+    content: Any,
+    progress: float,
+) -> None:
+    """Keeps one more part of what a claimed attempt at a step has done.
+
+    Args:
+        scope: the transaction.
+        job: whose step it is.
+        name: of the step.
+        attempt: that was claimed.
+        number: of the part, from 0.
+        content: a JSON value.
+        progress: how much of the step is done, 0 to 1.
+
+    Raises:
+        GoneError: the interaction was deleted.
+        SupersededError: the round is over, or the step has been claimed anew.
+    """
+    _current(scope, job.interaction_id, job.round)
+    reached = {"progress": progress, "excused": attempt - 1}
+    if not scope.run(_of_attempt(job, name, attempt).values(**reached)):
+        raise SupersededError(job.id)
+    row = {"interaction_id": job.interaction_id, "name": name, "number": number}
+    scope.insert(step_part, {**row, "content": content})
 
 
 def record(
@@ -155,6 +209,8 @@ def record(
     _current(scope, job.interaction_id, job.round)
     if not _end(scope, job, name, status=status, cause=cause, attempt=attempt):
         raise SupersededError(job.id)
+    if status is StepStatus.DONE:
+        forget_parts(scope, job, name=name)
 
 
 def finish(scope: Scope, job: Job, *, status: Status, cause: Cause | None = None) -> bool:
@@ -199,15 +255,56 @@ def outcomes(scope: Scope, job: Job) -> dict[str, StepStatus]:
 def save_audio(
     scope: Scope, interaction_id: UUID, facts: AudioFacts, warnings: Iterable[Warn]
 ) -> None:
-    """Writes what a recording is, and adds warnings that the interaction does not bear yet."""
-    mine = interaction.c.id == interaction_id
-    row = scope.row(sa.select(interaction.c.warnings).where(mine).with_for_update())
+    """Writes what a recording is, and adds warnings that the interaction does not bear yet.
+
+    Raises:
+        GoneError: the interaction was deleted.
+    """
+    row = _kept(scope, interaction_id)
+    found = {"audio": asdict(facts), "warnings": _with_added(row.warnings, warnings)}
+    scope.run(sa.update(interaction).where(interaction.c.id == interaction_id).values(**found))
+
+
+def save_transcript(
+    scope: Scope,
+    interaction_id: UUID,
+    facts: TranscriptFacts,
+    *,
+    chat: ChatFacts | None = None,
+    extended: Mapping[str, Any] | None = None,
+    warnings: Iterable[Warn] = (),
+) -> None:
+    """Writes what a transcript is, and adds what was learned with it.
+
+    Args:
+        scope: the transaction.
+        interaction_id: whose transcript it is.
+        facts: of the transcript.
+        chat: of a chat.
+        extended: metadata that came with the media; what the upload said of a key stays.
+        warnings: that the interaction does not bear yet are added.
+
+    Raises:
+        GoneError: the interaction was deleted.
+    """
+    row = _kept(scope, interaction_id)
+    found: dict[str, Any] = {
+        "transcript": asdict(facts),
+        "extended": {**(extended or {}), **row.extended},
+        "warnings": _with_added(row.warnings, warnings),
+    }
+    if chat is not None:
+        found |= {f"chat_{name}": value for name, value in asdict(chat).items()}
+    scope.run(sa.update(interaction).where(interaction.c.id == interaction_id).values(**found))
+
+
+def _kept(scope: Scope, interaction_id: UUID) -> sa.Row[Any]:
+    """What steps add to, the row kept from others until this transaction ends."""
+    columns = sa.select(interaction.c.warnings, interaction.c.extended)
+    row = scope.row(columns.where(interaction.c.id == interaction_id).with_for_update())
     if row is None:
         raise GoneError(str(interaction_id))
-    kept = _with_added(row.warnings, warnings)
-    scope.run(
-        sa.update(interaction).where(mine).values(audio=asdict(facts), warnings=kept),
-    )
+    return row
 
 
 def _with_added(kept: Sequence[Any], added: Iterable[Warn]) -> list[Any]:
@@ -283,9 +380,22 @@ def _is_step(job: Job, name: str | None = None) -> sa.ColumnElement[bool]:
     return mine if name is None else mine & (step.c.name == name)
 
 
+def _is_part(job: Job, name: str) -> sa.ColumnElement[bool]:
+    return (step_part.c.interaction_id == job.interaction_id) & (step_part.c.name == name)
+
+
+def _of_attempt(job: Job, name: str, attempt: int) -> sa.Update:
+    running = step.c.status == StepStatus.RUNNING
+    return sa.update(step).where(_is_step(job, name), running, step.c.attempts == attempt)
+
+
 def _ending(status: StepStatus, cause: Cause | None) -> dict[str, Any]:
+    done = status is StepStatus.DONE
+    # One that never told how far it was does not begin to at its end.
+    progress = sa.case((step.c.progress.is_not(None), 1.0)) if done else step.c.progress
     return {
         "status": status,
+        "progress": progress,
         "finished_at": now(),
         "error_code": cause.code if cause else None,
         "error_message": cause.message if cause else None,

@@ -223,6 +223,7 @@ step = sa.Table(
     sa.Column("position", sa.Integer, nullable=False),
     sa.Column("status", sa.String(16), nullable=False),
     sa.Column("attempts", sa.Integer, nullable=False),
+    sa.Column("excused", sa.Integer, nullable=False, server_default="0"),
     sa.Column("progress", sa.Float),
     sa.Column("started_at", Instant),
     sa.Column("finished_at", Instant),

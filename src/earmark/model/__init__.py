@@ -174,6 +174,36 @@ class AudioFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class ChatFacts:
+    """What a chat is. The instants are None where no message tells its time."""
+
+    message_count: int
+    first_at: datetime | None
+    last_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class TranscriptFacts:
+    """What the transcript of an interaction is, without its words.
+
+    Attributes:
+        language: of the words, ISO 639-1.
+        segment_count: stretches of speech, or messages.
+        word_count: of all segments, by the spaces between them.
+        engine: that recognized the speech; None for a chat.
+        model: that the engine used; None for a chat.
+        detected_language: that the recording seems to be in.
+    """
+
+    language: str
+    segment_count: int
+    word_count: int
+    engine: str | None = None
+    model: str | None = None
+    detected_language: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Warn:
     """Something a person should know about an interaction that is no failure."""
 
@@ -191,7 +221,11 @@ class Cause:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One processing step of one interaction."""
+    """One processing step of one interaction.
+
+    Attributes:
+        progress: 0 to 1, of a step that tells it; None of one that does not, or not yet.
+    """
 
     name: str
     status: StepStatus
@@ -199,6 +233,7 @@ class Step:
     started_at: datetime | None
     finished_at: datetime | None
     error: Cause | None
+    progress: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,6 +253,8 @@ class Interaction:
         agent_id: the joined agent; None while no agent has the code.
         round: how often its processing was started, from 1.
         sha256: 32 bytes, of the media as stored.
+        transcript: None until there is one.
+        meta: "meta1" to "meta5", as the Upload Media API lets them be set.
     """
 
     id: UUID
@@ -241,6 +278,9 @@ class Interaction:
     audio: AudioFacts | None
     warnings: tuple[Warn, ...]
     steps: tuple[Step, ...] = ()
+    chat: ChatFacts | None = None
+    transcript: TranscriptFacts | None = None
+    meta: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,12 +9,15 @@ from dataclasses import dataclass
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Protocol
 
+from earmark.errors import ServiceError
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from uuid import UUID
 
     from earmark.database.core import Scope
     from earmark.model import Cause, MediaType
+    from earmark.pipeline.notes import Notes
     from earmark.sandbox import Limits
     from earmark.storage import Store
 
@@ -70,6 +73,14 @@ class Skipped:
 Outcome = Done | Skipped
 
 
+class TransientError(ServiceError):
+    """Something that a step needs does not serve now; what is wrong can be told to a person."""
+
+    def __init__(self, cause: Cause) -> None:
+        super().__init__(cause.message)
+        self.cause = cause
+
+
 class Step(Protocol):
     """One step of processing. Doing it twice is doing it once: workers die at any point.
 
@@ -86,11 +97,17 @@ class Step(Protocol):
     def applies_to(self, media_type: MediaType) -> bool:
         """Whether interactions of this kind pass this step at all."""
 
-    def run(self, item: Item) -> Outcome:
+    def run(self, item: Item, notes: Notes) -> Outcome:
         """Does the work. What it stores is found by the interaction's id and can be rewritten.
+
+        Args:
+            item: what to work at.
+            notes: where long work writes down what it has done, to go on from there.
 
         Raises:
             MediaError: the file is at fault: the step fails at once, with this code and message.
+            TransientError: something else is, with a code and a message of its own; it is tried
+                again a few times.
             Exception: anything else is taken for transient and tried again a few times.
         """
 

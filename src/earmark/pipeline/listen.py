@@ -15,6 +15,7 @@ from earmark.pipeline import Done, Item, Outcome, Step, Tools
 
 if TYPE_CHECKING:
     from earmark.database.core import Scope
+    from earmark.pipeline.notes import Notes
 
 
 class Listen(Step):
@@ -33,7 +34,7 @@ class Listen(Step):
         return media_type is MediaType.AUDIO
 
     @override
-    def run(self, item: Item) -> Outcome:
+    def run(self, item: Item, notes: Notes) -> Outcome:
         """See Step.run."""
         with self._store.local_path(media_key(item.interaction_id)) as path:
             heard = audio.listen(path, limits=self._limits, extension=item.extension)

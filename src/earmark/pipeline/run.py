@@ -13,7 +13,8 @@ from earmark.database.processing import GoneError, Job, SupersededError
 from earmark.errors import MediaError, UnavailableError
 from earmark.jobs import UnfinishedError
 from earmark.model import Cause, Status, StepStatus
-from earmark.pipeline import Done, Item, Skipped
+from earmark.pipeline import Done, Item, Skipped, TransientError
+from earmark.pipeline.notes import Notes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from typing import TypeVar
 
     from earmark.database import Database, Scope
+    from earmark.database.processing import Claim
     from earmark.pipeline import Outcome, Step
 
     T = TypeVar("T")
@@ -78,6 +80,7 @@ class Pipeline:
         self._steps = tuple(steps)
         self._stopping = stopping
         self._backoff_seconds = tuple(backoff_seconds)
+        self._running: set[tuple[Job, str, int]] = set()
 
     def process(self, organization_id: str, interaction_id: str, number: str) -> None:
         """Takes one round of one interaction to its end; what is done already is passed over.
@@ -162,30 +165,59 @@ class Pipeline:
             )
             if claim.status is not StepStatus.RUNNING:
                 return claim.status
-            ended = self._attempt(step, job, item, claim.attempt)
+            ended = self._attempt(step, job, item, claim)
             if isinstance(ended, Failed) and not ended.final:
-                self._stopping.wait(self._backoff_seconds[claim.attempt - 1])
+                self._stopping.wait(self._backoff_seconds[claim.counted - 1])
                 continue
             return self._record(step, job, claim.attempt, ended)
 
-    def _attempt(self, step: Step, job: Job, item: Item, attempt: int) -> Outcome | Failed:
+    def _attempt(self, step: Step, job: Job, item: Item, claim: Claim) -> Outcome | Failed:
         """Runs a step once. This is the worker's edge: whatever a step raises ends here."""
+        running = (job, step.name, claim.attempt)
+        self._running.add(running)
         try:
-            return step.run(item)
+            return step.run(item, self._notes(*running))
         except MediaError as error:
             return Failed(Cause(error.code, error.message), final=True)
+        except (GoneError, SupersededError):
+            raise
+        except UnfinishedError:
+            self._excuse(*running)
+            raise
         except Exception as error:  # noqa: BLE001 - the worker's edge
-            final = attempt >= MAX_ATTEMPTS
             self._leave_if_deleted(job)
+            final = claim.counted >= MAX_ATTEMPTS
             _log.exception(
                 "step.failed",
                 step=step.name,
                 interaction_id=str(job.interaction_id),
-                attempt=attempt,
+                attempt=claim.attempt,
                 final=final,
             )
-            away = isinstance(error, UnavailableError)
-            return Failed(UNAVAILABLE if away else INTERNAL, final=final)
+            return Failed(_cause_of(error), final=final)
+        finally:
+            self._running.discard(running)
+
+    def excuse_running(self) -> None:
+        """Lets the attempts that are under way not count: the worker stops and does not wait.
+
+        Raises:
+            UnavailableError: the database is away.
+        """
+        for running in tuple(self._running):
+            self._excuse(*running)
+
+    def _excuse(self, job: Job, name: str, attempt: int) -> None:
+        with self._database.write(job.organization_id) as scope:
+            processing.excuse(scope, job, name=name, attempt=attempt)
+
+    def _notes(self, job: Job, name: str, attempt: int) -> Notes:
+        def write(work: Callable[[Scope], T]) -> T:
+            done = self._write(job.organization_id, work)
+            self._leave_if_stopping()
+            return done
+
+        return Notes(write, job, name=name, attempt=attempt)
 
     def _record(self, step: Step, job: Job, attempt: int, ended: Outcome | Failed) -> StepStatus:
         status, cause = _verdict_of(ended)
@@ -228,6 +260,12 @@ class Pipeline:
             except UnavailableError:
                 self._stopping.wait(RECONNECT_SECONDS)
                 self._leave_if_stopping()
+
+
+def _cause_of(error: Exception) -> Cause:
+    if isinstance(error, TransientError):
+        return error.cause
+    return UNAVAILABLE if isinstance(error, UnavailableError) else INTERNAL
 
 
 def _verdict_of(ended: Outcome | Failed) -> tuple[StepStatus, Cause | None]:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from typing_extensions import override
 
 from earmark.model import Cause, MediaType
 from earmark.pipeline import Item, Outcome, Skipped, Step, Tools
+
+if TYPE_CHECKING:
+    from earmark.pipeline.notes import Notes
 
 NOT_READ_YET = Cause(
     "chat_not_read_yet",
@@ -29,7 +34,7 @@ class Unpack(Step):
         return media_type is MediaType.CHAT
 
     @override
-    def run(self, item: Item) -> Outcome:
+    def run(self, item: Item, notes: Notes) -> Outcome:
         """See Step.run."""
         return Skipped(NOT_READ_YET)
 

@@ -137,6 +137,17 @@ class AudioShape(_Shape):
     header_duration_seconds: float | None = Field(description="What the file claims, if it does.")
 
 
+class TranscriptShape(_Shape):
+    """What the transcript is; its words have an address of their own."""
+
+    language: str = Field(description="Of the words, ISO 639-1.")
+    segment_count: int = Field(description="Stretches of speech, or messages.")
+    word_count: int
+    engine: str | None = Field(description="That recognized the speech; null for a chat.")
+    model: str | None
+    detected_language: str | None = Field(description="That the recording seems to be in.")
+
+
 class NoteShape(_Shape):
     """A stable code for programs, and a sentence for a person."""
 
@@ -153,6 +164,9 @@ class StepShape(_Shape):
     started_at: datetime | None
     finished_at: datetime | None
     error: NoteShape | None
+    progress: float | None = Field(
+        description="How much is done, 0 to 1, of a step that takes long; else null."
+    )
 
 
 class InteractionShape(BaseModel):
@@ -179,13 +193,17 @@ class InteractionShape(BaseModel):
     size_bytes: int
     sha256: str = Field(description="Of the media, in hexadecimal.", pattern="^[0-9a-f]{64}$")
     audio: AudioShape | None = Field(description="Null for a chat and until it was listened to.")
+    transcript: TranscriptShape | None = Field(description="Null until there is one.")
+    chat_message_count: int | None
+    chat_first_at: datetime | None
+    chat_last_at: datetime | None
     warnings: list[NoteShape]
     steps: list[StepShape]
 
     @classmethod
     def of(cls, interaction: model.Interaction) -> Self:
         """The record of an interaction."""
-        date, agent = interaction.interaction_date, interaction.agent
+        date, agent, chat = interaction.interaction_date, interaction.agent, interaction.chat
         return cls(
             id=interaction.id,
             file_name=interaction.file_name,
@@ -211,6 +229,10 @@ class InteractionShape(BaseModel):
             size_bytes=interaction.size_bytes,
             sha256=interaction.sha256.hex(),
             audio=AudioShape.of(interaction.audio),
+            transcript=TranscriptShape.of(interaction.transcript),
+            chat_message_count=chat.message_count if chat else None,
+            chat_first_at=chat.first_at if chat else None,
+            chat_last_at=chat.last_at if chat else None,
             warnings=[NoteShape.model_validate(warning) for warning in interaction.warnings],
             steps=[StepShape.model_validate(step) for step in interaction.steps],
         )

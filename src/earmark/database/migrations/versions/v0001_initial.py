@@ -357,6 +357,7 @@ def create_tables() -> None:
         sa.Column("position", sa.Integer(), nullable=False),
         sa.Column("status", sa.String(length=16), nullable=False),
         sa.Column("attempts", sa.Integer(), nullable=False),
+        sa.Column("excused", sa.Integer(), server_default="0", nullable=False),
         sa.Column("progress", sa.Float(), nullable=True),
         sa.Column("started_at", types.Instant(), nullable=True),
         sa.Column("finished_at", types.Instant(), nullable=True),
