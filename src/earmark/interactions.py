@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from earmark.database import Database, Scope
     from earmark.database.interactions import Position
-    from earmark.model import Interaction, Principal, Query
+    from earmark.model import Event, Interaction, Principal, Query
     from earmark.storage import Store
 
 DEFAULT_LIMIT = 50
@@ -257,6 +257,24 @@ class OrganizationInteractions:
             _demand_retry(scope, interaction_id)
             number = stored.receive_again(scope, interaction_id)
             self._tell(scope, interaction_id, "retry", "retried", round=number)
+
+    def events(self, *, after: int = 0, limit: int = DEFAULT_LIMIT) -> Sequence[Event]:
+        """What happened to the organization's interactions, in order, deleted ones included.
+
+        Args:
+            after: the position of the last event that the caller has; 0 to begin anew. Nobody
+                who goes on from there misses one or gets one twice.
+            limit: the most to return, 1 to `MAX_LIMIT`.
+        """
+        self._demand(Grant.READ)
+        with self._database.read(self._organization_id) as scope:
+            new = journal.has_new_events(scope)
+            found = journal.events(scope, after=after, limit=limit)
+        if not new or len(found) == limit:
+            return found
+        with self._database.write(self._organization_id) as scope:
+            journal.number_events(scope)
+            return journal.events(scope, after=after, limit=limit)
 
     def _demand(self, grant: Grant) -> None:
         if grant not in self._principal.grants:

@@ -270,13 +270,22 @@ event = sa.Table(
     "event",
     metadata,
     sa.Column("sequence", SERIAL, primary_key=True, autoincrement=True),
-    _organization(index=True),
+    _organization(),
+    sa.Column("position", sa.BigInteger),
     sa.Column("at", Instant, nullable=False),
     sa.Column("kind", sa.String(64), nullable=False),
     sa.Column("interaction_id", sa.Uuid, nullable=False),
     sa.Column("detail", JSON, nullable=False),
+    sa.UniqueConstraint("organization_id", "position"),
+    sa.Index(
+        "ix_event_new",
+        "organization_id",
+        "sequence",
+        sqlite_where=sa.text("position IS NULL"),
+        postgresql_where=sa.text("position IS NULL"),
+    ),
     sqlite_autoincrement=True,
-    comment="what happened to interactions, in order, for those who are told of it",
+    comment="what happened to interactions; numbered once it is seen, so that none is missed",
 )
 
 worker = sa.Table(

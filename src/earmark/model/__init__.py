@@ -284,6 +284,23 @@ class Interaction:
 
 
 @dataclass(frozen=True, slots=True)
+class Event:
+    """Something that happened to an interaction.
+
+    Attributes:
+        position: from 1, without gaps in an organization; what is seen later has a higher one.
+        kind: noun and verb, like "interaction.received".
+        detail: facts without personal data.
+    """
+
+    position: int
+    at: datetime
+    kind: str
+    interaction_id: UUID
+    detail: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
 class Query:
     """Which interactions to find. None, or no node, asks nothing of them.
 

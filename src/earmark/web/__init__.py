@@ -12,6 +12,7 @@ from typing_extensions import override
 
 from earmark.web import api, errors, health, oauth
 from earmark.web.acxapi import agents, hierarchy, upload, wire
+from earmark.web.api import events
 from earmark.web.connection import RequestContext
 from earmark.web.routing import CaselessPaths
 
@@ -38,6 +39,7 @@ class Heart:
     Attributes:
         readiness: the state of each thing that serving needs, "ok" or what is wrong; may block.
         upload_idle_seconds: an upload is given up after as long without a byte.
+        stopping: whether the process is about to end; what would go on for long ends then.
     """
 
     access: Access
@@ -46,6 +48,7 @@ class Heart:
     directory: Directory
     readiness: Callable[[], Mapping[str, str]]
     upload_idle_seconds: float
+    stopping: Callable[[], bool] = lambda: False
 
 
 class _App(FastAPI):
@@ -87,7 +90,11 @@ def create_app(heart: Heart) -> FastAPI:
         agents.router(heart.directory),
         hierarchy.router(heart.directory),
     )
-    own = (api.router(heart.interactions), health.router(heart.readiness))
+    own = (
+        api.router(heart.interactions),
+        events.router(heart.interactions, heart.stopping),
+        health.router(heart.readiness),
+    )
     for router in (*published, *own):
         app.include_router(router)
     app.caseless_paths = [route.path for route in _routes(published)]

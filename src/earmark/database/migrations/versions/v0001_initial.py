@@ -130,6 +130,7 @@ def create_tables() -> None:
         "event",
         sa.Column("sequence", types.SERIAL, autoincrement=True, nullable=False),
         sa.Column("organization_id", sa.Uuid(), nullable=False),
+        sa.Column("position", sa.BigInteger(), nullable=True),
         sa.Column("at", types.Instant(), nullable=False),
         sa.Column("kind", sa.String(length=64), nullable=False),
         sa.Column("interaction_id", sa.Uuid(), nullable=False),
@@ -138,10 +139,20 @@ def create_tables() -> None:
             ["organization_id"], ["organization.id"], name=op.f("fk_event_organization_id")
         ),
         sa.PrimaryKeyConstraint("sequence", name=op.f("pk_event")),
-        comment="what happened to interactions, in order, for those who are told of it",
+        sa.UniqueConstraint(
+            "organization_id", "position", name=op.f("uq_event_organization_id_position")
+        ),
+        comment="what happened to interactions; numbered once it is seen, so that none is missed",
         sqlite_autoincrement=True,
     )
-    op.create_index(op.f("ix_event_organization_id"), "event", ["organization_id"], unique=False)
+    op.create_index(
+        "ix_event_new",
+        "event",
+        ["organization_id", "sequence"],
+        unique=False,
+        sqlite_where=sa.text("position IS NULL"),
+        postgresql_where=sa.text("position IS NULL"),
+    )
     op.create_table(
         "hierarchy_node",
         sa.Column("id", sa.Uuid(), nullable=False),
