@@ -95,7 +95,10 @@ def events(scope: Scope, *, after: int, limit: int) -> list[Event]:
         .order_by(columns.position)
         .limit(limit)
     )
-    return [Event(*row) for row in scope.rows(found)]
+    return [
+        Event(row.position, row.at, row.kind, row.interaction_id, row.detail)
+        for row in scope.rows(found)
+    ]
 
 
 _NEW = event.c.position.is_(None)
