@@ -106,6 +106,36 @@ class Settings(BaseSettings):
         gt=0,
         description="Seconds after which decoding one recording is given up.",
     )
+    speech_engine: str = Field(
+        default="local",
+        pattern="^(local|remote|off)$",
+        description="What recognizes speech: `local` (this machine's processors), `remote` (the "
+        "server at `EARMARK_SPEECH_URL`) or `off`.",
+    )
+    speech_model: str = Field(
+        default="",
+        description="Name of an installed model or path of a CTranslate2 folder; for a remote "
+        "engine the name that its server knows. Empty means `base`, else the first that is "
+        "installed; `whisper-1` for a remote engine.",
+    )
+    models: Path = Field(
+        default=Path("~/.local/share/earmark/models"),
+        description="Folder in which `earmark models install` puts models; all data folders "
+        "share it.",
+    )
+    speech_url: str = Field(
+        default="",
+        description="Base address of a server with the OpenAI-compatible "
+        "`/audio/transcriptions`, like `http://127.0.0.1:8000/v1`.",
+    )
+    speech_key: str = Field(
+        default="", description="Key that the remote engine asks for; empty if none."
+    )
+    speech_threads: int = Field(
+        default=0,
+        ge=0,
+        description="Threads of the local engine. 0 means one per processor.",
+    )
     log_format: str = Field(
         default="auto",
         pattern="^(auto|json|text)$",

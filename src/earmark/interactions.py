@@ -25,6 +25,7 @@ from earmark.errors import (
     UnavailableError,
 )
 from earmark.model import LOCALES, Grant, MediaType, Status
+from earmark.render.json import parse
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from earmark.database import Database, Scope
     from earmark.database.interactions import Position
     from earmark.model import Event, Interaction, Principal, Query
+    from earmark.model.transcript import Transcript
     from earmark.storage import Store
 
 DEFAULT_LIMIT = 50
@@ -59,6 +61,11 @@ def media_key(interaction_id: UUID) -> str:
 def waveform_key(interaction_id: UUID) -> str:
     """The storage key of an interaction's waveform."""
     return f"{interaction_id}.waveform"
+
+
+def transcript_key(interaction_id: UUID) -> str:
+    """The storage key of an interaction's transcript."""
+    return f"{interaction_id}.transcript"
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,6 +235,21 @@ class OrganizationInteractions:
             raise ConflictError("processing", "The interaction is still processed; ask later.")
         return b"".join(self._store.read(waveform_key(interaction_id)))
 
+    def transcript(self, interaction_id: UUID) -> Transcript:
+        """What was said or written.
+
+        Raises:
+            NotFoundError: no such interaction, or it has none: its processing failed or was
+                skipped before there was one.
+            ConflictError: `processing`: it may have one later.
+        """
+        interaction = self.get(interaction_id)
+        if interaction.transcript is None:
+            if interaction.status in stored.UNFINISHED:
+                raise ConflictError("processing", "The interaction is still processed; ask later.")
+            raise NotFoundError(f"{interaction_id} has no transcript")
+        return parse(b"".join(self._store.read(transcript_key(interaction_id))))
+
     def delete(self, interaction_id: UUID) -> None:
         """Removes an interaction with all that belongs to it; its file name is free again.
 
@@ -240,9 +262,9 @@ class OrganizationInteractions:
                 raise NotFoundError(str(interaction_id))
             self._tell(scope, interaction_id, "delete", "deleted")
         # The row is gone, so nobody reads them any more; what fails here is left to the sweeper.
-        for key in (media_key(interaction_id), waveform_key(interaction_id)):
+        for key_of in (media_key, waveform_key, transcript_key):
             with contextlib.suppress(UnavailableError):
-                self._store.delete(key)
+                self._store.delete(key_of(interaction_id))
 
     def retry(self, interaction_id: UUID) -> None:
         """Has an interaction processed once more, from the steps that are not done.

@@ -516,7 +516,7 @@ def test_unknown_bytes_of_which_most_fail_are_no_audio(
         _self.failed_packets += 1
         return []
 
-    monkeypatch.setattr(_decode._Recording, "_decode", fail)
+    monkeypatch.setattr(_decode.Recording, "_decode", fail)
     assert refusal(lambda: decode_here(made["call.mp3"], doubtful=True)) == "not_audio"
     assert refusal(lambda: decode_here(made["call.mp3"])) == "no_audio_decoded"
 
@@ -626,14 +626,14 @@ def test_memory_running_out_is_never_taken_for_damage(
     made: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     exhausted = raiser(av.error.MemoryError(12, "Cannot allocate memory"))
-    recording = object.__new__(_decode._Recording)
+    recording = object.__new__(_decode.Recording)
     recording._context = SimpleNamespace(decode=exhausted)
     recording._media = SimpleNamespace(demux=exhausted)
     recording._stream = None
     with pytest.raises(MemoryError):
         recording._decode(None)
     with pytest.raises(MemoryError):
-        list(recording._frames())
+        list(recording.frames())
     monkeypatch.setattr(av, "open", exhausted)
     with pytest.raises(MemoryError):
         decode_here(made["call.mp3"])

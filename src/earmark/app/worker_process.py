@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING
 
-from earmark import config, jobs, pipeline, telemetry
+from earmark import config, jobs, pipeline, speech, telemetry
 from earmark.app import lifeline
 from earmark.app.parts import Parts
 from earmark.app.worker import Pace, run_worker
@@ -12,7 +13,10 @@ from earmark.database import migrate
 from earmark.sandbox import Limits
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from earmark.config import Settings
+    from earmark.speech import Transcriber
 
 
 def upgrade(parts: Parts) -> None:
@@ -39,11 +43,28 @@ def work(settings: Settings) -> None:
     )
     run_worker(
         parts.database,
-        pipeline.load_steps(pipeline.Tools(store=parts.store, limits=limits)),
+        pipeline.load_steps(
+            pipeline.Tools(store=parts.store, limits=limits, transcriber=_transcriber(settings))
+        ),
         concurrency=settings.worker_concurrency,
         sweep=lambda: parts.interactions.sweep(grace_seconds=settings.orphan_grace_seconds),
         pace=Pace(grace_seconds=settings.shutdown_grace_seconds),
     )
+
+
+def _transcriber(settings: Settings) -> Callable[[], Transcriber] | None:
+    """Makes the engine once, and asks again as long as something is not installed."""
+    if settings.speech_engine == "off":
+        return None
+    options = speech.Options(
+        models=settings.models.expanduser(),
+        model=settings.speech_model,
+        url=settings.speech_url,
+        key=settings.speech_key,
+        threads=settings.speech_threads,
+    )
+    # What raises is not remembered: a model that is installed later is used without a restart.
+    return functools.cache(lambda: speech.open_engine(settings.speech_engine, options))
 
 
 def main() -> None:

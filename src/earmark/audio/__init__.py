@@ -26,20 +26,25 @@ from earmark.model import AudioFacts, Warn
 
 if TYPE_CHECKING:
     from pathlib import Path
-
+    from typing import BinaryIO
 
 __all__ = [
     "HEAD_BYTES",
     "SENTENCES",
+    "SPEECH_RATE_HZ",
     "Category",
     "Kind",
     "Listening",
     "Sniffed",
     "Waveform",
     "container_of_extension",
+    "decode_speech",
     "listen",
     "sniff",
 ]
+
+SPEECH_RATE_HZ = 16_000
+"""What every usual model of speech recognition was trained on."""
 
 _DURATION_SLACK_SECONDS = 1.0
 _DURATION_SLACK_SHARE = 0.02
@@ -130,9 +135,39 @@ def listen(path: Path, *, limits: sandbox.Limits, extension: str = "") -> Listen
     return _listening(kind, _decoded(path, limits, arguments))
 
 
+def decode_speech(
+    path: Path, facts: AudioFacts, sink: BinaryIO, *, limits: sandbox.Limits
+) -> None:
+    """Decode a whole recording for speech recognition, in a confined child process.
+
+    Args:
+        path: the file.
+        facts: what `listen` found out about it.
+        sink: gets signed 16-bit little-endian samples at `SPEECH_RATE_HZ`, those of the channels
+            side by side: two hours of two channels are 460 MB.
+        limits: what decoding may use.
+
+    Raises:
+        MediaError, SandboxError, OSError: as `listen`.
+    """
+    arguments = {"container": facts.container, "channels": facts.channels}
+    _in_sandbox("_speech", path, limits, arguments, sink)
+
+
 def _decoded(path: Path, limits: sandbox.Limits, arguments: dict[str, Any]) -> sandbox.Answer:
+    return _in_sandbox("_decode", path, limits, arguments)
+
+
+def _in_sandbox(
+    module: str,
+    path: Path,
+    limits: sandbox.Limits,
+    arguments: dict[str, Any],
+    sink: BinaryIO | None = None,
+) -> sandbox.Answer:
+    function = f"{__name__}.{module}:decode"
     try:
-        return sandbox.run(f"{__name__}._decode:decode", path, limits=limits, arguments=arguments)
+        return sandbox.run(function, path, limits=limits, arguments=arguments, sink=sink)
     except sandbox.DeadlineExceededError as error:
         raise fault("decode_too_slow") from error
     except sandbox.MemoryExceededError as error:

@@ -75,17 +75,18 @@ def decode(file: BinaryIO, *, container: str, doubtful: bool) -> tuple[Told, byt
     kind = Kind(container)
     stated = _wav.stated_seconds(file) if kind is Kind.WAV else None
     file.seek(0)
-    with _open(file, kind) as media:
+    with open_media(file, kind) as media:
         if not media.streams.audio:
             raise fault("no_audio")
-        recording = _Recording(media, kind, stated)
+        recording = Recording(media, kind, stated)
         recording.decode()
         if doubtful and 2 * recording.failed_packets > recording.packets:
             raise fault("not_audio", found=Kind.UNKNOWN.words)
         return recording.told()
 
 
-def _open(file: BinaryIO, kind: Kind) -> InputContainer:
+def open_media(file: BinaryIO, kind: Kind) -> InputContainer:
+    """Open a file as what it is known to be, and as nothing else."""
     demuxer = _DEMUXERS.get(kind, kind.value)
     try:
         return av.open(
@@ -112,7 +113,7 @@ def _refuse(url: str, *_: object) -> NoReturn:
     raise PermissionError(url)
 
 
-class _Recording:
+class Recording:
     """The first audio stream of a file, on its way through the decoder."""
 
     def __init__(self, media: InputContainer, kind: Kind, stated: float | None) -> None:
@@ -131,7 +132,7 @@ class _Recording:
 
     def decode(self) -> None:
         """Decode everything, passing over what is damaged."""
-        for frame in self._frames():
+        for frame in self.frames():
             self._take(frame)
         self._flush()
 
@@ -163,7 +164,8 @@ class _Recording:
             return float(stated * self._stream.time_base)
         return self._media.duration / av.time_base if self._media.duration else None
 
-    def _frames(self) -> Iterator[AudioFrame]:
+    def frames(self) -> Iterator[AudioFrame]:
+        """Decode everything, passing over what is damaged."""
         try:
             for packet in self._media.demux(self._stream):
                 self.packets += bool(packet.size)  # the last, empty one flushes the decoder

@@ -10,14 +10,14 @@ import sqlalchemy as sa
 from earmark.database import journal
 from earmark.database.tables import interaction, organization, step, step_part
 from earmark.errors import EarmarkError
-from earmark.model import Cause, MediaType, Status, StepStatus, extension, now
+from earmark.model import AudioFacts, Cause, MediaType, Status, StepStatus, extension, now
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
     from uuid import UUID
 
     from earmark.database.core import Scope
-    from earmark.model import AudioFacts, ChatFacts, TranscriptFacts, Warn
+    from earmark.model import ChatFacts, TranscriptFacts, Warn
 
 WORKER_LOST = Cause(
     "worker_lost",
@@ -115,6 +115,36 @@ def load_job(scope: Scope, interaction_id: UUID, number: int) -> Job:
         SupersededError: the round is over.
     """
     return _current(scope, interaction_id, number)
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What is known of an interaction that matters to its processing.
+
+    Attributes:
+        agent_channel: on which its organization records its agents, from 0.
+        audio: what was found out about a recording so far.
+    """
+
+    locale: str
+    agent_channel: int
+    audio: AudioFacts | None
+
+
+def known(scope: Scope, job: Job) -> Known:
+    """What is known of the interaction.
+
+    Raises:
+        GoneError: it was deleted.
+    """
+    columns = (interaction.c.locale, interaction.c.audio, organization.c.agent_channel)
+    mine = interaction.c.id == job.interaction_id
+    joined = interaction.join(organization, organization.c.id == interaction.c.organization_id)
+    row = scope.row(sa.select(*columns).select_from(joined).where(mine))
+    if row is None:
+        raise GoneError(str(job.interaction_id))
+    audio = AudioFacts(**row.audio) if row.audio else None
+    return Known(row.locale, row.agent_channel, audio)
 
 
 def claim(scope: Scope, job: Job, *, name: str, position: int, max_attempts: int) -> Claim:

@@ -10,18 +10,24 @@ from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Protocol
 
 from earmark.errors import ServiceError
+from earmark.model import DEFAULT_LOCALE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from uuid import UUID
 
     from earmark.database.core import Scope
-    from earmark.model import Cause, MediaType
+    from earmark.model import AudioFacts, Cause, MediaType
     from earmark.pipeline.notes import Notes
     from earmark.sandbox import Limits
+    from earmark.speech import Transcriber
     from earmark.storage import Store
 
-STEPS = ("earmark.pipeline.listen:Listen", "earmark.pipeline.unpack:Unpack")
+STEPS = (
+    "earmark.pipeline.listen:Listen",
+    "earmark.pipeline.transcribe:Transcribe",
+    "earmark.pipeline.unpack:Unpack",
+)
 """In the order in which they run. "module:class", resolved by the worker only."""
 
 
@@ -32,10 +38,13 @@ class Tools:
     Attributes:
         store: where the media lies and what is derived from it goes.
         limits: what decoding one file may use.
+        transcriber: makes the engine that recognizes speech on its first call; None if there
+            shall be none. It raises SpeechMissingError where something is not installed.
     """
 
     store: Store
     limits: Limits
+    transcriber: Callable[[], Transcriber] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +53,18 @@ class Item:
 
     Attributes:
         extension: of its file name, lower case with the dot.
+        locale: of the interaction, like "en-US".
+        agent_channel: on which the organization records its agents, from 0.
+        audio: what an earlier step found out about a recording.
     """
 
     organization_id: UUID
     interaction_id: UUID
     media_type: MediaType
     extension: str
+    locale: str = DEFAULT_LOCALE
+    agent_channel: int = 0
+    audio: AudioFacts | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 from uuid import UUID
 
@@ -176,7 +176,7 @@ class Pipeline:
         running = (job, step.name, claim.attempt)
         self._running.add(running)
         try:
-            return step.run(item, self._notes(*running))
+            return step.run(self._described(job, item), self._notes(*running))
         except MediaError as error:
             return Failed(Cause(error.code, error.message), final=True)
         except (GoneError, SupersededError):
@@ -197,6 +197,13 @@ class Pipeline:
             return Failed(_cause_of(error), final=final)
         finally:
             self._running.discard(running)
+
+    def _described(self, job: Job, item: Item) -> Item:
+        """The item with what earlier steps found out."""
+        known = self._write(job.organization_id, lambda scope: processing.known(scope, job))
+        return replace(
+            item, locale=known.locale, agent_channel=known.agent_channel, audio=known.audio
+        )
 
     def excuse_running(self) -> None:
         """Lets the attempts that are under way not count: the worker stops and does not wait.

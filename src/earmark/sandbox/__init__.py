@@ -29,10 +29,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from typing_extensions import override
+
 from earmark.errors import EarmarkError, MediaError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from typing import BinaryIO
 
 _READ_BYTES = 1 << 16
 _COMPLAINT_BYTES = 4096
@@ -79,13 +82,15 @@ class Limits:
         memory_bytes: address space. PyAV and numpy map 200 MB of it before the first byte.
         cpu_seconds: processor time.
         wall_seconds: time by the clock, from the start of the child to the end of its answer.
-        output_bytes: the answer's size, blob included.
+        output_bytes: the answer's size, blob included, where it is kept in memory.
+        sink_bytes: the blob's size, where it goes to a file.
     """
 
     memory_bytes: int = 1 << 30
     cpu_seconds: int = 600
     wall_seconds: float = 900.0
     output_bytes: int = 32 << 20
+    sink_bytes: int = 16 << 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,16 +122,23 @@ class Isolation:
 
 
 def run(
-    function: str, path: Path, *, limits: Limits, arguments: Mapping[str, Any] | None = None
+    function: str,
+    path: Path,
+    *,
+    limits: Limits,
+    arguments: Mapping[str, Any] | None = None,
+    sink: BinaryIO | None = None,
 ) -> Answer:
     """Run one function over one file in a fresh, confined child process.
 
     Args:
-        function: "module:name" of `name(file, **arguments) -> (JSON value, bytes)`, where `file`
-            is the open file, binary, seekable and unbuffered.
+        function: "module:name" of `name(file, **arguments) -> (JSON value, blob)`, where `file`
+            is the open file, binary, seekable and unbuffered, and `blob` is bytes, or pieces of
+            bytes that are made as they are sent.
         path: the file, opened here; the child never learns its name.
         limits: what the child may use.
         arguments: JSON values handed to the function; they are visible in the process list.
+        sink: where the blob goes instead of into the answer; for what memory should not hold.
 
     Raises:
         MediaError: the function raised it: the file is at fault.
@@ -136,7 +148,7 @@ def run(
         ChildFailedError: the function raised anything else, or its answer cannot be used.
         OSError: the file cannot be opened.
     """
-    return _run(_launcher(), function, path, limits, arguments or {})
+    return _run(_launcher(), function, path, limits=limits, arguments=arguments or {}, sink=sink)
 
 
 @functools.cache
@@ -175,7 +187,9 @@ def _inspect(launcher: tuple[str, ...]) -> Isolation:
     ):
         path = Path(secret.name)
         attempt = {"path": secret.name, "port": listener.getsockname()[1]}
-        answer = _run(launcher, f"{__name__}._child:attempt", path, _TRIAL, attempt)
+        answer = _run(
+            launcher, f"{__name__}._child:attempt", path, limits=_TRIAL, arguments=attempt
+        )
     return Isolation(
         bubblewrap=bool(launcher),
         files_hidden=not answer.value["read"],
@@ -255,8 +269,10 @@ def _run(
     launcher: tuple[str, ...],
     function: str,
     path: Path,
+    *,
     limits: Limits,
     arguments: Mapping[str, Any],
+    sink: BinaryIO | None = None,
 ) -> Answer:
     with path.open("rb", buffering=0) as file:
         child = subprocess.Popen(  # noqa: S603 - our own interpreter and our own words
@@ -270,7 +286,7 @@ def _run(
         )
     with child:
         try:
-            output, complaint = _collect(child, limits)
+            output, complaint = _collect(child, limits, sink)
         finally:
             _kill(child)
     return _judge(child.returncode, output, complaint)
@@ -283,14 +299,50 @@ def _kill(child: subprocess.Popen[bytes]) -> None:
             os.killpg(child.pid, signal.SIGKILL)
 
 
-def _collect(child: subprocess.Popen[bytes], limits: Limits) -> tuple[bytes, str]:
+class _Output(bytearray):
+    """The answer as it comes in; where there is a sink, what follows the first line goes there."""
+
+    def __init__(self, limits: Limits, sink: BinaryIO | None) -> None:
+        super().__init__()
+        self._limits = limits
+        self._sink = sink
+        self._sunk_bytes = -1
+
+    @override
+    def extend(self, data: Any) -> None:
+        """Takes what was read.
+
+        Raises:
+            ChildFailedError: it is more than the limits allow.
+            OSError: the sink cannot take it.
+        """
+        if self._sink is None or self._sunk_bytes < 0:
+            super().extend(data)
+            end = self.find(b"\n") + 1
+            if self._sink is None or not end:
+                self._check(len(self), self._limits.output_bytes)
+                return
+            self._sunk_bytes, data = 0, self[end:]
+            del self[end:]
+        self._sunk_bytes += len(data)
+        self._check(self._sunk_bytes, self._limits.sink_bytes)
+        self._sink.write(data)
+
+    def _check(self, size: int, most: int) -> None:
+        if size > most:
+            raise ChildFailedError(f"answered more than {most} bytes")
+
+
+def _collect(
+    child: subprocess.Popen[bytes], limits: Limits, sink: BinaryIO | None
+) -> tuple[bytes, str]:
     """Read answer and complaint to their ends, within the deadline and the size."""
     deadline = time.monotonic() + limits.wall_seconds
-    output, complaint = bytearray(), bytearray()
+    output, complaint = _Output(limits, sink), bytearray()
     with selectors.DefaultSelector() as waiting:
-        for stream, sink in ((child.stdout, output), (child.stderr, complaint)):
+        for stream, taker in ((child.stdout, output), (child.stderr, complaint)):
             if stream is not None:
-                waiting.register(stream, selectors.EVENT_READ, sink)
+                waiting.register(stream, selectors.EVENT_READ, taker)
         while waiting.get_map():
             ready = waiting.select(deadline - time.monotonic())
             if time.monotonic() >= deadline:
@@ -300,8 +352,6 @@ def _collect(child: subprocess.Popen[bytes], limits: Limits) -> tuple[bytes, str
                 key.data.extend(data)
                 if not data:
                     waiting.unregister(key.fileobj)
-            if len(output) > limits.output_bytes:
-                raise ChildFailedError(f"answered more than {limits.output_bytes} bytes")
             del complaint[:-_COMPLAINT_BYTES]
     try:
         child.wait(max(0.0, deadline - time.monotonic()))
@@ -328,6 +378,6 @@ def _judge(code: int, output: bytes, complaint: str) -> Answer:
         raise MediaError(*value)
     if kind == "memory":
         raise MemoryExceededError("not enough memory within the limit")
-    if kind == "error":
-        raise ChildFailedError(value)
+    if kind == "error" or code:
+        raise ChildFailedError(value if kind == "error" else f"exit code {code}: {complaint}")
     return Answer(value, blob)

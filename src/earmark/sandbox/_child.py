@@ -3,12 +3,14 @@
 Started by its path with `python -I -S`, so that no environment variable and no site hook runs.
 Everything before `_call` happens before the first foreign byte is read.
 
-The answer is one line of JSON, `{"kind": …, "value": …}`, and after it the blob's bytes.
+The answer is one line of JSON, `{"kind": …, "value": …}`, and after it the blob's bytes. A blob
+that comes in pieces is sent as it comes; if it breaks off, the exit status says so.
 """
 
 from __future__ import annotations
 
 import ctypes
+import itertools
 import json
 import os
 import pkgutil
@@ -23,7 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
     from typing import BinaryIO
 
 _OUT_OF_MEMORY = b'{"kind": "memory", "value": null}\n'
@@ -86,13 +88,14 @@ def attempt(_file: BinaryIO, *, path: str, port: int) -> tuple[dict[str, bool], 
     return tried, b""
 
 
-def _call(function: str, arguments: dict[str, Any]) -> tuple[bytes, ...]:
+def _call(function: str, arguments: dict[str, Any]) -> Iterable[bytes]:
     from earmark.errors import MediaError  # noqa: PLC0415 - its folder is known only now
 
     try:
-        with os.fdopen(0, "rb", buffering=0, closefd=False) as file:
-            value, blob = pkgutil.resolve_name(function)(file, **arguments)
-        return _line("value", value), blob
+        file = os.fdopen(0, "rb", buffering=0, closefd=False)
+        value, blob = pkgutil.resolve_name(function)(file, **arguments)
+        pieces = (blob,) if isinstance(blob, bytes) else blob
+        return itertools.chain((_line("value", value),), pieces)
     except MediaError as error:
         return (_line("media_error", [error.code, error.message]),)
     except MemoryError:

@@ -1,0 +1,128 @@
+"""Recognition on this machine's processors, by faster-whisper."""
+
+from __future__ import annotations
+
+import math
+import os
+import threading
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from faster_whisper import WhisperModel
+from faster_whisper.vad import get_speech_timestamps
+from typing_extensions import override
+
+from earmark.model import Cause
+from earmark.model.transcript import Segment, Word
+from earmark.speech import (
+    Identity,
+    Language,
+    Options,
+    SpeechFailedError,
+    Transcriber,
+)
+from earmark.speech.models import find_model, sha256
+
+if TYPE_CHECKING:
+    from earmark.speech import Samples
+
+SETTINGS: dict[str, Any] = {
+    "beam_size": 5,
+    "vad_filter": True,
+    "condition_on_previous_text": False,
+    "word_timestamps": True,
+}
+"""Voice activity detection first: without it Whisper finds words in silence and in music. No
+conditioning on what was said before: a sentence that it misheard would be heard for ever after."""
+
+PRECISION = "int8"
+
+_MOST_SILENCE = 0.6
+_LEAST_CONFIDENCE = -1.0
+"""Above and below which a segment is taken for invented: what Whisper's own makers use, where
+both hold. Source: https://github.com/openai/whisper, `transcribe`."""
+
+_DETECTION_SEGMENTS = 1
+
+_UNUSABLE = "The speech model in {folder} cannot be used ({error}); install it anew."
+
+
+class Local(Transcriber):
+    """See Transcriber. The model is loaded when it is first needed, and stays."""
+
+    def __init__(self, options: Options) -> None:
+        """See Transcriber."""
+        self._folder = find_model(options.models, options.model)
+        self._threads = options.threads or os.cpu_count() or 1
+        self._turn = threading.Lock()
+        self.identity = Identity(
+            engine="local",
+            model=self._folder.name,
+            model_sha256=sha256(self._folder / "model.bin"),
+            settings={**SETTINGS, "precision": PRECISION},
+        )
+
+    @override
+    def transcribe(self, samples: Samples, language: str) -> tuple[Segment, ...]:
+        """See Transcriber.transcribe."""
+        # One at a time: the model uses all threads by itself, and memory for each caller.
+        with self._turn:
+            found, _ = self._model.transcribe(samples, language=language, **SETTINGS)
+            return tuple(_segment(segment) for segment in found if not _is_invented(segment))
+
+    @override
+    def detect(self, samples: Samples) -> Language | None:
+        """See Transcriber.detect."""
+        with self._turn:
+            speech = self._speech(samples)
+            if not speech.size:
+                return None
+            code, probability, _ = self._model.detect_language(
+                audio=speech, language_detection_segments=_DETECTION_SEGMENTS
+            )
+        return Language(code, float(probability))
+
+    def _speech(self, samples: Samples) -> Samples:
+        """The parts in which somebody speaks, one after the other."""
+        spoken = get_speech_timestamps(samples)
+        pieces = [samples[piece["start"] : piece["end"]] for piece in spoken]
+        return np.concatenate(pieces) if pieces else samples[:0]
+
+    @cached_property
+    def _model(self) -> Any:
+        try:
+            return WhisperModel(
+                str(self._folder),
+                device="cpu",
+                compute_type=PRECISION,
+                cpu_threads=self._threads,
+                local_files_only=True,
+            )
+        except (RuntimeError, ValueError, OSError) as error:
+            message = _UNUSABLE.format(folder=self._folder.name, error=error)
+            raise SpeechFailedError(Cause("speech_model_unusable", message)) from error
+
+
+def _is_invented(segment: Any) -> bool:
+    silent = segment.no_speech_prob > _MOST_SILENCE and segment.avg_logprob < _LEAST_CONFIDENCE
+    return silent or not segment.text.strip()
+
+
+def _segment(found: Any) -> Segment:
+    words = [word for word in found.words or () if word.word.strip()]
+    return Segment(
+        text=found.text.strip(),
+        start_seconds=float(words[0].start if words else found.start),
+        end_seconds=float(words[-1].end if words else found.end),
+        confidence=round(math.exp(found.avg_logprob), 4),
+        words=tuple(
+            Word(
+                word.word.strip(),
+                float(word.start),
+                float(word.end),
+                round(float(word.probability), 4),
+            )
+            for word in words
+        ),
+    )

@@ -1,0 +1,168 @@
+"""Recognition by a server that speaks the widespread `/v1/audio/transcriptions`.
+
+Source: https://platform.openai.com/docs/api-reference/audio/createTranscription, `verbose_json`.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import wave
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import numpy as np
+from typing_extensions import override
+
+from earmark import egress
+from earmark.audio import SPEECH_RATE_HZ
+from earmark.model import Cause
+from earmark.model.transcript import Segment, Word
+from earmark.speech import (
+    Identity,
+    Language,
+    Options,
+    SpeechFailedError,
+    SpeechMissingError,
+    Transcriber,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from earmark.speech import Samples
+
+USUAL_MODEL = "whisper-1"
+
+ANSWER_SECONDS = 600.0
+"""A block of two minutes on a slow, busy server."""
+
+MOST_BYTES = 16 << 20
+"""Of an answer: the words of a block are a few kilobytes."""
+
+_DETECTED_SECONDS = 30
+_PASSING = frozenset({408, 409, 425, 429})
+"""Client errors that pass by themselves."""
+
+_NO_URL = Cause(
+    "speech_url_missing",
+    "EARMARK_SPEECH_ENGINE is remote, but EARMARK_SPEECH_URL names no server. Set it, then retry.",
+)
+_NAMES = {"english": "en", "spanish": "es"}
+"""Some servers answer with names of languages."""
+
+
+class Remote(Transcriber):
+    """See Transcriber. The server hears each block as a WAV file."""
+
+    def __init__(self, options: Options) -> None:
+        """See Transcriber."""
+        if not options.url:
+            raise SpeechMissingError(_NO_URL)
+        self._model = options.model or USUAL_MODEL
+        headers = {"Authorization": f"Bearer {options.key}"} if options.key else {}
+        base = options.url.rstrip("/").removesuffix("/audio/transcriptions")
+        self._client = egress.open_client(base_url=base, read_seconds=ANSWER_SECONDS)
+        self._client.headers.update(headers)
+        self.identity = Identity("remote", self._model, None, {"url": base})
+
+    @override
+    def transcribe(self, samples: Samples, language: str) -> tuple[Segment, ...]:
+        """See Transcriber.transcribe."""
+        answer = self._ask(samples, language=language)
+        return _segments(answer)
+
+    @override
+    def detect(self, samples: Samples) -> Language | None:
+        """See Transcriber.detect. The server does not tell how sure it is."""
+        answer = self._ask(samples[: _DETECTED_SECONDS * SPEECH_RATE_HZ])
+        told = str(answer.get("language") or "").lower()
+        said = str(answer.get("text") or "").strip()
+        return Language(_NAMES.get(told, told[:2]), 1.0) if told and said else None
+
+    def _ask(self, samples: Samples, **fields: str) -> Mapping[str, Any]:
+        form = {
+            "model": self._model,
+            "response_format": "verbose_json",
+            "temperature": "0",
+            "timestamp_granularities[]": ["word", "segment"],
+            **fields,
+        }
+        files = {"file": ("block.wav", _wav(samples), "audio/wav")}
+        try:
+            with self._client.stream(
+                "POST", "/audio/transcriptions", data=form, files=files
+            ) as answer:
+                return _judged(answer)
+        except httpx.HTTPError as error:
+            raise _unreachable(str(error) or type(error).__name__) from error
+
+
+def _judged(answer: httpx.Response) -> Mapping[str, Any]:
+    body = bytearray()
+    for chunk in answer.iter_bytes():
+        body += chunk
+        if len(body) > MOST_BYTES:
+            raise _unreachable(f"it answers more than {MOST_BYTES} bytes")
+    status = answer.status_code
+    if status >= httpx.codes.INTERNAL_SERVER_ERROR or status in _PASSING:
+        raise _unreachable(f"it answers {status}")
+    if status != httpx.codes.OK:
+        raise SpeechFailedError(
+            Cause(
+                "speech_refused",
+                f"The speech server refused the recording with status {status}. Check "
+                "EARMARK_SPEECH_URL, EARMARK_SPEECH_KEY and EARMARK_SPEECH_MODEL, then retry.",
+            ),
+            final=True,
+        )
+    try:
+        told = httpx.Response(status, content=bytes(body)).json()
+        _segments(told)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise _unreachable("its answer is not that of a transcription") from error
+    found: Mapping[str, Any] = told
+    return found
+
+
+def _unreachable(reason: str) -> SpeechFailedError:
+    return SpeechFailedError(
+        Cause(
+            "speech_unreachable",
+            f"The speech server did not serve ({reason}). Retry when it does.",
+        )
+    )
+
+
+def _segments(answer: Mapping[str, Any]) -> tuple[Segment, ...]:
+    words = [
+        Word(str(word["word"]).strip(), float(word["start"]), float(word["end"]))
+        for word in answer.get("words") or ()
+    ]
+    return tuple(
+        _segment(segment, words)
+        for segment in answer.get("segments") or ()
+        if str(segment["text"]).strip()
+    )
+
+
+def _segment(told: Mapping[str, Any], words: Sequence[Word]) -> Segment:
+    start, end = float(told["start"]), float(told["end"])
+    sure = told.get("avg_logprob")
+    return Segment(
+        text=str(told["text"]).strip(),
+        start_seconds=start,
+        end_seconds=end,
+        confidence=None if sure is None else round(math.exp(min(0.0, float(sure))), 4),
+        words=tuple(word for word in words if start <= word.start_seconds < end),
+    )
+
+
+def _wav(samples: Samples) -> bytes:
+    file = io.BytesIO()
+    with wave.open(file, "wb") as out:
+        out.setnchannels(1)
+        out.setsampwidth(2)
+        out.setframerate(SPEECH_RATE_HZ)
+        out.writeframes((np.clip(samples, -1, 1) * 32767).astype("<i2").tobytes())
+    return file.getvalue()

@@ -1,0 +1,122 @@
+"""A decoded recording on disk, read piece by piece, and the pieces in which it is recognized."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from earmark.audio import SPEECH_RATE_HZ
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any, BinaryIO
+
+    from numpy.typing import NDArray
+
+    from earmark.speech import Samples
+
+SHORTEST_BLOCK_SECONDS = 90
+LONGEST_BLOCK_SECONDS = 120
+"""A block is cut at the quietest moment between the two: long enough that the cuts cost little,
+short enough that a worker that dies has little to do again."""
+
+PAUSE_SECONDS = 0.3
+"""How long a moment is: that is about the pause between two sentences."""
+
+_EQUAL_SHARE = 1e-4
+"""-40 dB: how much two channels may differ and still be one, stored twice with losses."""
+
+_SILENT_LEVEL = 1e-3
+"""Full scale is 1; -60 dB, below the noise of any line that a person spoke on."""
+
+_FULL_SCALE = 32768.0
+_SAMPLE_BYTES = 2
+_READ_SECONDS = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A piece of one channel, in samples from the beginning of the recording."""
+
+    channel: int
+    start: int
+    stop: int
+
+    @property
+    def start_seconds(self) -> float:
+        """When it begins."""
+        return self.start / SPEECH_RATE_HZ
+
+    @property
+    def seconds(self) -> float:
+        """How long it is."""
+        return (self.stop - self.start) / SPEECH_RATE_HZ
+
+
+class Sound:
+    """16-bit samples of all channels in a file; see `audio.decode_speech`."""
+
+    def __init__(self, file: BinaryIO, channels: int) -> None:
+        """Keeps the file, which stays the caller's to close."""
+        self._file = file
+        self._frame_bytes = _SAMPLE_BYTES * channels
+        self._stored = channels
+        self.length = file.seek(0, 2) // self._frame_bytes
+        self.channels = 1 if channels > 1 and self._is_one_channel() else channels
+
+    @property
+    def seconds(self) -> float:
+        """How long it is."""
+        return self.length / SPEECH_RATE_HZ
+
+    def read(self, block: Block) -> Samples:
+        """The samples of a block, -1 to 1."""
+        samples = self._read(block.start, block.stop)[:, block.channel]
+        return samples.astype(np.float32) / np.float32(_FULL_SCALE)
+
+    def blocks(self) -> list[Block]:
+        """All of it in blocks, in the order of time; always the same for the same sound."""
+        found = [block for channel in range(self.channels) for block in self._blocks(channel)]
+        return sorted(found, key=lambda block: (block.start, block.channel))
+
+    def is_silent(self, block: Block) -> bool:
+        """Whether nobody can be heard in it, so that no engine need listen."""
+        samples = self.read(block)
+        return not samples.size or float(np.abs(samples).max()) < _SILENT_LEVEL
+
+    def _blocks(self, channel: int) -> Iterator[Block]:
+        shortest, longest = (
+            seconds * SPEECH_RATE_HZ for seconds in (SHORTEST_BLOCK_SECONDS, LONGEST_BLOCK_SECONDS)
+        )
+        start = 0
+        while self.length - start > longest:
+            cut = start + shortest + self._quietest(channel, start + shortest, start + longest)
+            yield Block(channel, start, cut)
+            start = cut
+        if start < self.length:
+            yield Block(channel, start, self.length)
+
+    def _quietest(self, channel: int, start: int, stop: int) -> int:
+        """The middle of the quietest moment in a stretch, from the beginning of the stretch."""
+        size = int(PAUSE_SECONDS * SPEECH_RATE_HZ)
+        samples = self.read(Block(channel, start, stop))
+        moments = samples[: samples.size // size * size].reshape(-1, size)
+        quietest = int(np.square(moments).mean(axis=1).argmin())
+        return quietest * size + size // 2
+
+    def _is_one_channel(self) -> bool:
+        """Whether all channels hold the same."""
+        level = difference = 0.0
+        step = _READ_SECONDS * SPEECH_RATE_HZ
+        for start in range(0, self.length, step):
+            samples = self._read(start, min(start + step, self.length)).astype(np.float32)
+            level += float(np.square(samples).sum())
+            difference += float(np.square(samples - samples[:, :1]).sum())
+        return difference <= _EQUAL_SHARE * level
+
+    def _read(self, start: int, stop: int) -> NDArray[Any]:
+        self._file.seek(start * self._frame_bytes)
+        data = self._file.read((stop - start) * self._frame_bytes)
+        return np.frombuffer(data, dtype="<i2").reshape(-1, self._stored)
