@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 __all__ = [
     "HEAD_BYTES",
     "SENTENCES",
-    "SPEECH_RATE_HZ",
     "Category",
     "Kind",
     "Listening",
@@ -42,9 +41,6 @@ __all__ = [
     "listen",
     "sniff",
 ]
-
-SPEECH_RATE_HZ = 16_000
-"""What every usual model of speech recognition was trained on."""
 
 _DURATION_SLACK_SECONDS = 1.0
 _DURATION_SLACK_SHARE = 0.02
@@ -136,21 +132,22 @@ def listen(path: Path, *, limits: sandbox.Limits, extension: str = "") -> Listen
 
 
 def decode_speech(
-    path: Path, facts: AudioFacts, sink: BinaryIO, *, limits: sandbox.Limits
+    path: Path, facts: AudioFacts, sink: BinaryIO, *, rate_hz: int, limits: sandbox.Limits
 ) -> None:
     """Decode a whole recording for speech recognition, in a confined child process.
 
     Args:
         path: the file.
         facts: what `listen` found out about it.
-        sink: gets signed 16-bit little-endian samples at `SPEECH_RATE_HZ`, those of the channels
-            side by side: two hours of two channels are 460 MB.
+        sink: gets signed 16-bit little-endian samples, those of the channels side by side: two
+            hours of two channels are 460 MB at 16 kHz.
+        rate_hz: of the samples.
         limits: what decoding may use.
 
     Raises:
         MediaError, SandboxError, OSError: as `listen`.
     """
-    arguments = {"container": facts.container, "channels": facts.channels}
+    arguments = {"container": facts.container, "channels": facts.channels, "rate_hz": rate_hz}
     _in_sandbox("_speech", path, limits, arguments, sink)
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from av.audio.resampler import AudioResampler
 
-from earmark.audio import SPEECH_RATE_HZ, _decode
+from earmark.audio import _decode
 from earmark.audio.faults import fault
 from earmark.audio.kinds import Kind
 
@@ -17,13 +17,16 @@ if TYPE_CHECKING:
     from av.audio.frame import AudioFrame
 
 
-def decode(file: BinaryIO, *, container: str, channels: int) -> tuple[None, Iterator[bytes]]:
-    """Decode all of the first audio stream to 16-bit samples at `SPEECH_RATE_HZ`.
+def decode(
+    file: BinaryIO, *, container: str, channels: int, rate_hz: int
+) -> tuple[None, Iterator[bytes]]:
+    """Decode all of the first audio stream to 16-bit samples.
 
     Args:
         file: binary and seekable.
         container: a `Kind` of category audio.
         channels: of the recording; a part of it that has others is brought to these.
+        rate_hz: of the samples.
 
     Returns:
         Nothing, and the samples, little-endian, those of one moment side by side.
@@ -31,10 +34,10 @@ def decode(file: BinaryIO, *, container: str, channels: int) -> tuple[None, Iter
     Raises:
         MediaError: the file is at fault.
     """
-    return None, _samples(file, Kind(container), channels)
+    return None, _samples(file, Kind(container), channels, rate_hz)
 
 
-def _samples(file: BinaryIO, kind: Kind, channels: int) -> Iterator[bytes]:
+def _samples(file: BinaryIO, kind: Kind, channels: int, rate_hz: int) -> Iterator[bytes]:
     with _decode.open_media(file, kind) as media:
         if not media.streams.audio:
             raise fault("no_audio")
@@ -45,7 +48,7 @@ def _samples(file: BinaryIO, kind: Kind, channels: int) -> Iterator[bytes]:
                 if resampler is not None:
                     yield from map(_bytes, resampler.resample(None))
                 form = _form(frame)
-                resampler = AudioResampler("s16", _layout(frame, channels), SPEECH_RATE_HZ)
+                resampler = AudioResampler("s16", _layout(frame, channels), rate_hz)
             yield from map(_bytes, resampler.resample(frame))
         if resampler is not None:
             yield from map(_bytes, resampler.resample(None))

@@ -18,7 +18,7 @@ from earmark.model import Cause, MediaType, TranscriptFacts, Warn
 from earmark.model.transcript import Recognition, Transcript
 from earmark.pipeline import Done, Item, Outcome, Skipped, Step, Tools, TransientError
 from earmark.render.json import Json, segment
-from earmark.speech import LANGUAGES, SpeechFailedError, SpeechMissingError
+from earmark.speech import LANGUAGES, RATE_HZ, SpeechFailedError, SpeechMissingError
 from earmark.speech.merge import merge, placed
 from earmark.speech.sound import Sound
 
@@ -95,7 +95,8 @@ class Transcribe(Step):
             raise RuntimeError("the recording was not listened to before")
         with tempfile.TemporaryFile() as file:
             with self._tools.store.local_path(media_key(item.interaction_id)) as path:
-                audio.decode_speech(path, item.audio, file, limits=self._tools.limits)
+                limits = self._tools.limits
+                audio.decode_speech(path, item.audio, file, rate_hz=RATE_HZ, limits=limits)
             yield Sound(file, item.audio.channels)
 
 
@@ -152,7 +153,7 @@ class _Work:
             found = self._transcriber.transcribe(samples, self._language)
         detected: Language | None = None
         if found and detect:
-            detected = self._transcriber.detect(samples[: int(DETECTION_SECONDS * _RATE)])
+            detected = self._transcriber.detect(samples[: int(DETECTION_SECONDS * RATE_HZ)])
         return {
             "key": self._key(block),
             "detected": (detected.code, round(detected.probability, 4)) if detected else None,
@@ -163,9 +164,6 @@ class _Work:
         identity = self._transcriber.identity
         made = [identity.engine, identity.model, identity.model_sha256, self._language]
         return [*made, block.channel, block.start, block.stop]
-
-
-_RATE = audio.SPEECH_RATE_HZ
 
 
 def _save(scope: Scope, *, item: Item, transcript: Transcript) -> None:

@@ -32,6 +32,9 @@ ENGINES: Mapping[str, str] = MappingProxyType(
 )
 """By the name in the settings: "module:class", resolved by the worker that uses it."""
 
+RATE_HZ = 16_000
+"""Of all sound that engines hear: what every usual model was trained on."""
+
 LANGUAGES: Mapping[str, str] = MappingProxyType({"en-US": "en", "es-MX": "es"})
 """Locale → the language that is recognized, ISO 639-1."""
 

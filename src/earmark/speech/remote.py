@@ -15,10 +15,10 @@ import numpy as np
 from typing_extensions import override
 
 from earmark import egress
-from earmark.audio import SPEECH_RATE_HZ
 from earmark.model import Cause
 from earmark.model.transcript import Segment, Word
 from earmark.speech import (
+    RATE_HZ,
     Identity,
     Language,
     Options,
@@ -75,7 +75,7 @@ class Remote(Transcriber):
     @override
     def detect(self, samples: Samples) -> Language | None:
         """See Transcriber.detect. The server does not tell how sure it is."""
-        answer = self._ask(samples[: _DETECTED_SECONDS * SPEECH_RATE_HZ])
+        answer = self._ask(samples[: _DETECTED_SECONDS * RATE_HZ])
         told = str(answer.get("language") or "").lower()
         said = str(answer.get("text") or "").strip()
         return Language(_NAMES.get(told, told[:2]), 1.0) if told and said else None
@@ -163,6 +163,6 @@ def _wav(samples: Samples) -> bytes:
     with wave.open(file, "wb") as out:
         out.setnchannels(1)
         out.setsampwidth(2)
-        out.setframerate(SPEECH_RATE_HZ)
+        out.setframerate(RATE_HZ)
         out.writeframes((np.clip(samples, -1, 1) * 32767).astype("<i2").tobytes())
     return file.getvalue()

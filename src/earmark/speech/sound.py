@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from earmark.audio import SPEECH_RATE_HZ
+from earmark.speech import RATE_HZ
+
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -47,12 +48,12 @@ class Block:
     @property
     def start_seconds(self) -> float:
         """When it begins."""
-        return self.start / SPEECH_RATE_HZ
+        return self.start / RATE_HZ
 
     @property
     def seconds(self) -> float:
         """How long it is."""
-        return (self.stop - self.start) / SPEECH_RATE_HZ
+        return (self.stop - self.start) / RATE_HZ
 
 
 class Sound:
@@ -69,7 +70,7 @@ class Sound:
     @property
     def seconds(self) -> float:
         """How long it is."""
-        return self.length / SPEECH_RATE_HZ
+        return self.length / RATE_HZ
 
     def read(self, block: Block) -> Samples:
         """The samples of a block, -1 to 1."""
@@ -88,7 +89,7 @@ class Sound:
 
     def _blocks(self, channel: int) -> Iterator[Block]:
         shortest, longest = (
-            seconds * SPEECH_RATE_HZ for seconds in (SHORTEST_BLOCK_SECONDS, LONGEST_BLOCK_SECONDS)
+            seconds * RATE_HZ for seconds in (SHORTEST_BLOCK_SECONDS, LONGEST_BLOCK_SECONDS)
         )
         start = 0
         while self.length - start > longest:
@@ -100,7 +101,7 @@ class Sound:
 
     def _quietest(self, channel: int, start: int, stop: int) -> int:
         """The middle of the quietest moment in a stretch, from the beginning of the stretch."""
-        size = int(PAUSE_SECONDS * SPEECH_RATE_HZ)
+        size = int(PAUSE_SECONDS * RATE_HZ)
         samples = self.read(Block(channel, start, stop))
         moments = samples[: samples.size // size * size].reshape(-1, size)
         quietest = int(np.square(moments).mean(axis=1).argmin())
@@ -109,7 +110,7 @@ class Sound:
     def _is_one_channel(self) -> bool:
         """Whether all channels hold the same."""
         level = difference = 0.0
-        step = _READ_SECONDS * SPEECH_RATE_HZ
+        step = _READ_SECONDS * RATE_HZ
         for start in range(0, self.length, step):
             samples = self._read(start, min(start + step, self.length)).astype(np.float32)
             level += float(np.square(samples).sum())
