@@ -17,11 +17,12 @@ import pytest
 from earmark.database import processing
 from earmark.errors import MediaError
 from earmark.interactions import media_key, waveform_key
-from earmark.model import MediaType, new_id
+from earmark.model import AudioFacts, MediaType, new_id
 from earmark.pipeline import STEPS, Done, Item, Skipped, Step, Tools, load_steps
 from earmark.sandbox import Limits
 from earmark.storage import Store, open_store
 from processing import Remembered, load, receive
+from speaking import Scripted as Hears
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -52,6 +53,9 @@ def archive() -> bytes:
 CONTENT_BLIND = {"unpack"}
 """Steps that do not look at the file."""
 
+FACTS = AudioFacts("wav", "pcm_s16le", 8000, 1, 1.0, 1.0)
+"""Of the recording, for steps that come after the one that finds them out."""
+
 MEDIA = {MediaType.AUDIO: (".wav", recording), MediaType.CHAT: (".zip", archive)}
 
 
@@ -62,7 +66,7 @@ def store(tmp_path: Path) -> Store:
 
 @pytest.fixture
 def tools(store: Store) -> Tools:
-    return Tools(store=store, limits=Limits())
+    return Tools(store=store, limits=Limits(), transcriber=Hears)
 
 
 @pytest.fixture(params=STEPS, ids=lambda path: path.rpartition(":")[2])
@@ -76,7 +80,7 @@ def item_for(store: Store, step: Step, interaction_id: UUID, data: bytes | None 
     media_type = next(kind for kind in MediaType if step.applies_to(kind))
     extension, make = MEDIA[media_type]
     store.put(media_key(interaction_id), make() if data is None else data)
-    return Item(new_id(), interaction_id, media_type, extension)
+    return Item(new_id(), interaction_id, media_type, extension, audio=FACTS)
 
 
 def keys(store: Store) -> set[str]:

@@ -94,8 +94,9 @@ def _call(function: str, arguments: dict[str, Any]) -> Iterable[bytes]:
     try:
         file = os.fdopen(0, "rb", buffering=0, closefd=False)
         value, blob = pkgutil.resolve_name(function)(file, **arguments)
-        pieces = (blob,) if isinstance(blob, bytes) else blob
-        return itertools.chain((_line("value", value),), pieces)
+        pieces = iter((blob,) if isinstance(blob, bytes) else blob)
+        first = next(pieces, b"")  # what fails before it can still be told in words
+        return itertools.chain((_line("value", value), first), pieces)
     except MediaError as error:
         return (_line("media_error", [error.code, error.message]),)
     except MemoryError:

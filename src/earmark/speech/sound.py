@@ -9,7 +9,6 @@ import numpy as np
 
 from earmark.speech import RATE_HZ
 
-
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any, BinaryIO

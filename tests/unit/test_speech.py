@@ -1,0 +1,186 @@
+"""Sound in blocks, and what was recognized of them joined again."""
+
+from __future__ import annotations
+
+import itertools
+import tempfile
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from earmark import audio
+from earmark.model import AudioFacts
+from earmark.model.transcript import Segment, Speaker, Word
+from earmark.sandbox import Limits
+from earmark.speech import (
+    ENGINES,
+    LANGUAGES,
+    RATE_HZ,
+    Options,
+    SpeechMissingError,
+    open_engine,
+)
+from earmark.speech import sound as sounds
+from earmark.speech.merge import merge, placed
+from earmark.speech.sound import Block, Sound
+from speaking import ROOT, pcm, tone, wav
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def said(text: str, start: float, *, channel: int = 0, gap: float = 0.0) -> Segment:
+    """One segment, a word each half second, with a gap before the last."""
+    words = [
+        Word(word, start + number / 2, start + number / 2 + 0.4)
+        for number, word in enumerate(text.split())
+    ]
+    if gap:
+        last = words[-1]
+        words[-1] = Word(last.text, last.start_seconds + gap, last.end_seconds + gap)
+    return Segment(
+        text,
+        start_seconds=words[0].start_seconds,
+        end_seconds=words[-1].end_seconds,
+        channel=channel,
+        words=tuple(words),
+    )
+
+
+def test_every_locale_has_its_language() -> None:
+    assert LANGUAGES == {"en-US": "en", "es-MX": "es"}
+
+
+def test_blocks_cover_each_channel_once_and_overlap_nowhere() -> None:
+    sound = Sound(pcm(tone(500, 0.3), tone(500, 0.6)), 2)
+    blocks = sound.blocks()
+    for channel in (0, 1):
+        mine = [block for block in blocks if block.channel == channel]
+        assert mine[0].start == 0
+        assert mine[-1].stop == sound.length
+        assert all(a.stop == b.start for a, b in itertools.pairwise(mine))
+        assert all(
+            sounds.SHORTEST_BLOCK_SECONDS <= block.seconds <= sounds.LONGEST_BLOCK_SECONDS
+            for block in mine[:-1]
+        )
+    assert blocks == sorted(blocks, key=lambda block: block.start)
+
+
+def test_a_block_is_cut_at_the_quietest_moment() -> None:
+    samples = tone(150)
+    samples[int(104 * RATE_HZ) : int(105 * RATE_HZ)] *= 0.001
+    first, _ = Sound(pcm(samples), 1).blocks()
+    assert 104 <= first.seconds <= 105
+
+
+def test_a_short_recording_is_one_block() -> None:
+    assert [block.seconds for block in Sound(pcm(tone(3)), 1).blocks()] == [3.0]
+
+
+def test_a_recording_of_nothing_has_no_blocks() -> None:
+    assert Sound(pcm(tone(0)), 1).blocks() == []
+
+
+def test_a_block_is_read_as_it_was_recorded() -> None:
+    left, right = tone(2, 0.2), tone(2, 0.8)
+    sound = Sound(pcm(left, right), 2)
+    read = sound.read(Block(1, RATE_HZ, 2 * RATE_HZ))
+    assert read.dtype == np.float32
+    assert np.abs(read - right[RATE_HZ:]).max() < 1e-4
+
+
+def test_silence_is_told_from_sound() -> None:
+    sound = Sound(pcm(tone(1, 0.0005), tone(1, 0.01)), 2)
+    assert [sound.is_silent(block) for block in sound.blocks()] == [True, False]
+
+
+def test_channels_that_hold_the_same_are_one() -> None:
+    assert Sound(pcm(tone(2), tone(2)), 2).channels == 1
+
+
+def test_channels_that_losses_made_a_little_different_are_one() -> None:
+    noise = np.random.default_rng(7).normal(0, 0.002, 2 * RATE_HZ).astype(np.float32)
+    assert Sound(pcm(tone(2), tone(2) + noise), 2).channels == 1
+
+
+def test_channels_of_two_people_are_two() -> None:
+    assert Sound(pcm(tone(2, 0.5), tone(2, 0.4)), 2).channels == 2
+
+
+def test_two_silent_channels_are_one() -> None:
+    assert Sound(pcm(tone(1, 0), tone(1, 0)), 2).channels == 1
+
+
+@pytest.mark.parametrize(("name", "channels"), [("support-call.wav", 2), ("llamada-citas.mp3", 2)])
+def test_a_recording_is_decoded_whole_for_speech(name: str, channels: int) -> None:
+    path = ROOT / "samples" / name
+    facts = audio.listen(path, limits=Limits()).facts
+    with tempfile.TemporaryFile() as file:
+        audio.decode_speech(path, facts, file, rate_hz=RATE_HZ, limits=Limits())
+        sound = Sound(file, facts.channels)
+        assert sound.seconds == pytest.approx(facts.duration_seconds, abs=0.01)
+        assert sound.channels == channels
+        assert not any(sound.is_silent(block) for block in sound.blocks())
+
+
+def test_a_recording_that_changes_its_form_on_the_way_keeps_its_channels(tmp_path: Path) -> None:
+    path = tmp_path / "call.wav"
+    path.write_bytes(wav(tone(1, rate_hz=8000), tone(1, 0.2, rate_hz=8000), rate_hz=8000))
+    facts = AudioFacts("wav", "pcm_s16le", 8000, 3, 1.0, 1.0)
+    with tempfile.TemporaryFile() as file:
+        audio.decode_speech(path, facts, file, rate_hz=RATE_HZ, limits=Limits())
+        assert Sound(file, 3).seconds == pytest.approx(1.0, abs=0.01)
+
+
+def test_segments_of_a_block_get_their_place_in_the_recording() -> None:
+    (segment,) = placed([said("good morning", 1.0)], 100.0, 1)
+    assert (segment.start_seconds, segment.end_seconds, segment.channel) == (101.0, 101.9, 1)
+    assert [word.start_seconds for word in segment.words] == [101.0, 101.5]
+
+
+def test_two_channels_are_merged_by_time_and_labelled() -> None:
+    merged = merge(
+        [said("hello", 5.0, channel=0), said("hi", 1.0, channel=1)], channels=2, agent_channel=1
+    )
+    assert [(one.text, one.speaker, one.channel) for one in merged] == [
+        ("hi", Speaker.AGENT, 1),
+        ("hello", Speaker.CUSTOMER, 0),
+    ]
+
+
+def test_nobody_knows_who_speaks_on_one_channel() -> None:
+    (segment,) = merge([said("hello", 0.0)], channels=1, agent_channel=0)
+    assert (segment.speaker, segment.channel) == (Speaker.UNKNOWN, None)
+
+
+def test_nobody_knows_who_is_who_in_a_conference() -> None:
+    merged = merge([said("a", 0.0, channel=2)], channels=3, agent_channel=0)
+    assert (merged[0].speaker, merged[0].channel) == (Speaker.UNKNOWN, 2)
+
+
+def test_speech_with_a_long_pause_is_two_segments() -> None:
+    answer = said("fine", 2.0, channel=1)
+    merged = merge([said("how are you", 0.0, gap=4.0), answer], channels=2, agent_channel=0)
+    assert [one.text for one in merged] == ["how are", "fine", "you"]
+    assert (merged[2].start_seconds, merged[2].end_seconds) == (5.0, 5.4)
+
+
+def test_speech_without_word_times_stays_whole() -> None:
+    whole = Segment("how are you", start_seconds=0.0, end_seconds=9.0, channel=0)
+    assert merge([whole], channels=1, agent_channel=0)[0].text == "how are you"
+
+
+def test_an_engine_whose_library_is_missing_tells_how_to_install_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "faster_whisper", None)
+    monkeypatch.delitem(__import__("sys").modules, "earmark.speech.local", raising=False)
+    with pytest.raises(SpeechMissingError) as caught:
+        open_engine("local", Options(tmp_path))
+    assert caught.value.cause.code == "speech_engine_missing"
+    assert "pip install 'earmark[speech]'" in caught.value.cause.message
+
+
+def test_engines_are_those_of_the_settings() -> None:
+    assert set(ENGINES) == {"local", "remote"}
