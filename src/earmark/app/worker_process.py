@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from earmark import config, jobs, pipeline, telemetry
-from earmark.app import lifeline
+from earmark import jobs, pipeline
 from earmark.app.parts import Parts
 from earmark.app.worker import Pace, run_worker
 from earmark.database import migrate
@@ -44,15 +43,3 @@ def work(settings: Settings) -> None:
         sweep=lambda: parts.interactions.sweep(grace_seconds=settings.orphan_grace_seconds),
         pace=Pace(grace_seconds=settings.shutdown_grace_seconds),
     )
-
-
-def main() -> None:
-    """The worker that `earmark serve` starts."""
-    lifeline.hold()
-    settings = config.load()
-    telemetry.configure(log_format=settings.log_format, level=settings.log_level)
-    work(settings)
-
-
-if __name__ == "__main__":
-    main()
