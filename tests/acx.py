@@ -14,12 +14,11 @@ import httpx
 from earmark.access import Access
 from earmark.directory import Directory
 from earmark.model import Grant
-from earmark.web import Heart, create_app
+from earmark.web import Heart
+from shared_app import App
 
 if TYPE_CHECKING:
     from collections.abc import Collection
-
-    from fastapi import FastAPI
 
     from earmark.database import Database
     from earmark.model import Client
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
 class Caller:
     """An API client of one organization; sends to the app and gives the answer as it stands."""
 
-    def __init__(self, app: FastAPI, client: Client, token: str) -> None:
+    def __init__(self, app: App, client: Client, token: str) -> None:
         self.app = app
         self.client = client
         self.headers = {"Authorization": f"Bearer {token}"}
@@ -59,7 +58,7 @@ class Served:
     def __init__(self, database: Database) -> None:
         self.access = Access(database, secret_key=b"k" * 32, issuer="https://earmark.example")
         absent = cast("Any", None)
-        self.app = create_app(
+        self.app = App(
             Heart(self.access, absent, absent, Directory(database), dict, upload_idle_seconds=1)
         )
 

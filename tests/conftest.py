@@ -147,10 +147,20 @@ def postgres_url(postgres_server: Server, postgres_template: str) -> Iterator[st
 
 
 @pytest.fixture(scope="session")
-def postgres_shared_url(postgres_server: Server, postgres_template: str) -> Iterator[str]:
-    """The URL of a PostgreSQL database that many tests use, one after the other."""
+def shared_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database]:
+    """A SQLite database that many tests use, one after the other, each with a new file."""
+    database = Database(f"sqlite:///{tmp_path_factory.mktemp('shared')}/earmark/earmark.sqlite3")
+    yield database
+    database.close()
+
+
+@pytest.fixture(scope="session")
+def shared_postgres(postgres_server: Server, postgres_template: str) -> Iterator[Database]:
+    """A PostgreSQL database that many tests use, one after the other."""
     name = postgres_server.create(postgres_template)
-    yield postgres_server.url(name)
+    database = Database(postgres_server.url(name))
+    yield database
+    database.close()
     postgres_server.drop(name)
 
 
@@ -171,14 +181,23 @@ def database_url(request: pytest.FixtureRequest, database_kind: str) -> str:
 
 @pytest.fixture
 def database(request: pytest.FixtureRequest, database_kind: str) -> Iterator[Database]:
-    """An empty database with the schema; that of `database_url` if the test has one."""
-    if database_kind == "sqlite" or "database_url" in request.fixturenames:
+    """An empty database with the schema; that of `database_url` if the test has one.
+
+    Otherwise all tests have one after the other, since it keeps every statement that it has once
+    compiled: a third of what a test costs.
+    """
+    if "database_url" in request.fixturenames:
         database = Database(request.getfixturevalue("database_url"))
+        yield database
+        database.close()
+    elif database_kind == "sqlite":
+        database = request.getfixturevalue("shared_sqlite")
+        _replace(database, request.getfixturevalue("sqlite_template"))
+        yield database
     else:
-        database = Database(request.getfixturevalue("postgres_shared_url"))
+        database = request.getfixturevalue("shared_postgres")
         _empty(database)
-    yield database
-    database.close()
+        yield database
 
 
 @pytest.fixture
@@ -205,12 +224,20 @@ def other_principal(other_organization: UUID) -> Principal:
     return Principal(other_organization, "second-client", frozenset(Grant))
 
 
+def _replace(database: Database, template: Path) -> None:
+    """Puts a copy of the template in the place of its file, and of all that stands beside it."""
+    path = Path(str(database.engine.url.database))
+    database.close()
+    shutil.rmtree(path.parent, ignore_errors=True)
+    path.parent.mkdir()
+    shutil.copyfile(template, path)
+
+
 def _empty(database: Database) -> None:
-    # Row by row, not TRUNCATE: an eighth of the time where there are few rows.
+    # Row by row, not TRUNCATE: an eighth of the time where there are few rows. And all at once.
+    deletes = "; ".join(str(sa.delete(table)) for table in reversed(tables.metadata.sorted_tables))
     with database.write(None) as scope:
-        scope.run(sa.text("SET LOCAL lock_timeout = '5s'"))
-        for table in reversed(tables.metadata.sorted_tables):
-            scope.run(sa.delete(table))
+        scope.run(sa.text(f"DO $$ BEGIN SET LOCAL lock_timeout = '5s'; {deletes}; END $$"))
 
 
 def _organization(database: Database, name: str) -> UUID:

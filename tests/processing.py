@@ -9,9 +9,12 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
+import pytest
 import sqlalchemy as sa
+from dbos import Queue
 from typing_extensions import override
 
+from earmark import jobs
 from earmark.database import Database, interactions, tables
 from earmark.model import Cause, MediaType, Status, new_id, now
 from earmark.pipeline import Done, Item, Outcome, Skipped, Step
@@ -80,6 +83,13 @@ def retry(database: Database, organization_id: UUID, interaction_id: UUID) -> No
 def delete(database: Database, organization_id: UUID, interaction_id: UUID) -> None:
     with database.write(organization_id) as scope:
         interactions.delete(scope, interaction_id)
+
+
+def hasten(change: pytest.MonkeyPatch) -> None:
+    """Has engines that are made from now on look for jobs oftener than a server should."""
+    change.setattr(jobs, "POLL_SECONDS", 0.05)
+    # What this worker left behind is looked for once a second, by the engine's own queue.
+    change.setitem(Queue.__init__.__kwdefaults__, "polling_interval_sec", 0.05)
 
 
 def wait_until(holds: Callable[[], Any], seconds: float = 20) -> None:
@@ -184,7 +194,8 @@ def work(url: str, folder: Path, grace_seconds: float) -> None:
     from earmark.app.worker import Pace, run_worker
 
     threading.Thread(target=_end_with_tests, daemon=True).start()
-    pace = Pace(grace_seconds=grace_seconds, backoff_seconds=(0.05, 0.05), watch_seconds=0.3)
+    hasten(pytest.MonkeyPatch())
+    pace = Pace(grace_seconds=grace_seconds, backoff_seconds=(0.05, 0.05), watch_seconds=0.1)
     run_worker(Database(url), [FromFolder(folder)], concurrency=2, pace=pace)
 
 

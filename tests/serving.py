@@ -19,7 +19,8 @@ import httpx
 
 from earmark.app.parts import Parts
 from earmark.config import Settings
-from earmark.model import Grant
+from earmark.database import Database, workers
+from earmark.model import Grant, now
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -33,6 +34,8 @@ SECRET_KEY = "a-key-for-tests-alone-0123456789-0123456789"
 PATIENCE_SECONDS = 90
 """The machines are shared; what takes this long has failed."""
 
+LONGEST_PAUSE_SECONDS = 0.15
+
 ALL_GRANTS = frozenset(Grant)
 
 
@@ -42,13 +45,19 @@ def environment(**settings: object) -> dict[str, str]:
     return clean | {f"EARMARK_{name.upper()}": str(value) for name, value in settings.items()}
 
 
+def unmeasured(**settings: object) -> dict[str, str]:
+    """The same, for processes whose coverage is not measured."""
+    given = environment(**settings)
+    return {name: given[name] for name in given if not name.startswith("COVERAGE_")}
+
+
 def run(
     *arguments: str, cwd: Path | None = None, **settings: object
 ) -> subprocess.CompletedProcess[str]:
     """Runs a command of `earmark` to its end."""
     return subprocess.run(
         [EARMARK, *arguments],
-        env=environment(**settings),
+        env=unmeasured(**settings),
         cwd=cwd,
         capture_output=True,
         text=True,
@@ -59,10 +68,12 @@ def run(
 
 def until(holds: Callable[[], Any], what: str, seconds: float = PATIENCE_SECONDS) -> Any:
     """Waits for something to be true, and returns it."""
-    give_up = time.monotonic() + seconds
+    begun, pause = time.monotonic(), 0.01
     while not (found := holds()):
-        assert time.monotonic() < give_up, f"{what}: it did not come to hold"
-        time.sleep(0.03)
+        assert time.monotonic() < begun + seconds, f"{what}: it did not come to hold"
+        # Ever more seldom: who asks takes processor time from what is waited for.
+        time.sleep(pause)
+        pause = min(pause * 1.5, LONGEST_PAUSE_SECONDS)
     return found
 
 
@@ -90,7 +101,7 @@ class Caller:
 
     base: str
     token: str
-    verify: Any = True
+    verify: Any = False
     opened: list[httpx.Client] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -140,6 +151,8 @@ class Server:
     """`earmark serve` over one data folder and one database; started and stopped as told.
 
     Attributes:
+        verify: whom it must prove to be, with TLS. Without TLS no authorities are loaded, which
+            takes 50 ms for each connection.
         measured: whether its coverage is: it makes a start half as long again, and processes
             that are killed write none.
     """
@@ -150,7 +163,7 @@ class Server:
     settings: dict[str, object] = field(default_factory=dict)
     port: int = field(default_factory=free_port)
     scheme: str = "http"
-    verify: Any = True
+    verify: Any = False
     measured: bool = False
     process: subprocess.Popen[bytes] | None = None
     opened: list[httpx.Client] = field(default_factory=list)
@@ -176,10 +189,8 @@ class Server:
     @property
     def environment(self) -> dict[str, str]:
         """What its processes are given."""
-        given = environment(**self.configured)
-        if self.measured:
-            return given
-        return {name: given[name] for name in given if not name.startswith("COVERAGE_")}
+        given = environment if self.measured else unmeasured
+        return given(**self.configured)
 
     def launch(self) -> subprocess.Popen[bytes]:
         """Starts it without waiting for anything."""
@@ -195,27 +206,41 @@ class Server:
     def start(self, *, worker: bool = False) -> Server:
         """Starts it and waits until it takes uploads, and until a worker lives if asked."""
         self.launch()
+        until(self.answers, f"answers; {self.log}")
+        if worker:  # not asked of it, since it repeats its answer for two seconds
+            with contextlib.closing(Database(self.settled().database_address)) as database:
+                until(lambda: self.runs() and any_worker(database), f"worker; {self.log}")
         until(lambda: self.ready(worker=worker), f"ready; {self.log}")
         return self
 
-    def ready(self, *, worker: bool = False) -> bool:
-        """Whether it takes uploads now."""
+    def runs(self) -> bool:
+        """Whether its supervisor does; fails if it does not."""
         assert self.process is not None
         assert self.process.poll() is None, self.log.read_text()
-        state = self.health()
+        return True
+
+    def answers(self) -> bool:
+        """Whether a web process does."""
+        return self.runs() and self.get("/health/live") is not None
+
+    def ready(self, *, worker: bool = False) -> bool:
+        """Whether it takes uploads now."""
+        state = self.health() if self.runs() else None
         return (
             state is not None and state[0] == 200 and (not worker or state[1]["worker"] == "alive")
         )
 
     def health(self) -> tuple[int, dict[str, str]] | None:
         """Status and body of /health/ready; None without an answer."""
+        answer = self.get("/health/ready")
+        return None if answer is None else (answer.status_code, answer.json())
+
+    def get(self, path: str) -> httpx.Response | None:
+        """An answer for anybody; None without one."""
         try:
-            answer = httpx.get(
-                f"{self.base}/health/ready", trust_env=False, timeout=5, verify=self.verify
-            )
+            return httpx.get(f"{self.base}{path}", trust_env=False, timeout=20, verify=self.verify)
         except httpx.TransportError:
             return None
-        return answer.status_code, answer.json()
 
     def stop(self) -> int:
         """Asks it to stop; returns its exit status."""
@@ -236,8 +261,8 @@ class Server:
     def children(self, kind: str) -> list[int]:
         """The ids of its processes "web" or "worker"."""
         assert self.process is not None
-        module = f"earmark.app.{kind}_process"
-        return [pid for pid in descendants(self.process.pid) if module in command_of(pid)]
+        name = f"earmark-{kind}"
+        return [pid for pid in descendants(self.process.pid) if name_of(pid).startswith(name)]
 
     def settled(self) -> Settings:
         """Its settings as an object."""
@@ -314,11 +339,17 @@ def descendants(pid: int) -> list[int]:
     return found
 
 
-def command_of(pid: int) -> str:
-    """A process's command line."""
+def name_of(pid: int) -> str:
+    """What `ps -e` calls a process."""
     with contextlib.suppress(OSError):
-        return Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
+        return Path(f"/proc/{pid}/comm").read_text()
     return ""
+
+
+def any_worker(database: Database) -> bool:
+    """Whether a worker said lately that it lives."""
+    with database.read(None) as scope:
+        return workers.any_alive(scope, now())
 
 
 def descriptors(pid: int) -> list[str]:

@@ -5,16 +5,61 @@ from __future__ import annotations
 import ipaddress
 from pathlib import Path
 from typing import Annotated, Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from earmark.errors import SettingsError
 
 KIBIBYTE, MEBIBYTE, GIBIBYTE = 1024, 1024**2, 1024**3
 
+MIN_SECRET_CHARACTERS = 32
+
 _UNITS = {"": 1, "B": 1, "KIB": KIBIBYTE, "MIB": MEBIBYTE, "GIB": GIBIBYTE}
+
+
+def _bytes(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    number = value.strip().rstrip("BbIiKkMmGg")
+    unit = value.strip()[len(number) :].strip().upper()
+    try:
+        return int(float(number) * _UNITS[unit])
+    except (KeyError, ValueError, OverflowError):
+        raise ValueError("use bytes, or a number with KiB, MiB or GiB") from None
+
+
+def _networks(value: Any) -> Any:
+    if isinstance(value, str):
+        value = tuple(part.strip() for part in value.split(",") if part.strip())
+    for network in value:
+        try:
+            ipaddress.ip_network(network)
+        except ValueError:
+            raise ValueError(f"{network!r} is no address or network") from None
+    return value
+
+
+def _base_url(value: str) -> str:
+    parts = urlsplit(value)
+    if value and (parts.scheme not in {"http", "https"} or not parts.netloc):
+        raise ValueError("use an address like https://earmark.example.org")
+    if parts.query or parts.fragment:
+        raise ValueError("leave out the query and fragment")
+    return value.rstrip("/")
+
+
+def _secret(value: str) -> str:
+    if value and len(value) < MIN_SECRET_CHARACTERS:
+        raise ValueError(f"use at least {MIN_SECRET_CHARACTERS} random characters")
+    return value
+
+
+Bytes = Annotated[int, BeforeValidator(_bytes)]
+Networks = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_networks)]
+BaseUrl = Annotated[str, AfterValidator(_base_url)]
+Secret = Annotated[str, AfterValidator(_secret)]
 
 
 class Settings(BaseSettings):
@@ -28,31 +73,31 @@ class Settings(BaseSettings):
     )
     database_url: str = Field(
         default="",
-        description="Database: `sqlite:///path` or `postgresql://user@host/name`. "
-        "Empty means `earmark.sqlite3` in the data folder.",
+        description="Database: `sqlite:///path`, percent-encoded, or "
+        "`postgresql://user@host/name`. Empty means `earmark.sqlite3` in the data folder.",
     )
     storage_url: str = Field(
         default="",
         description="Where recordings live: `file:/path`. Empty means `storage` in the data "
         "folder.",
     )
-    public_url: str = Field(
+    public_url: BaseUrl = Field(
         default="",
         description="The base address under which clients reach this service; it is the issuer "
         "and audience of every token. Empty means the address that `serve` listens on.",
     )
-    secret_key: str = Field(
+    secret_key: Secret = Field(
         default="",
         description="At least 32 characters from which the pepper of client secrets and the key "
         "that wraps signing keys are derived. Empty on SQLite means a random one, made once in "
         "the data folder; required on PostgreSQL.",
     )
-    max_upload_bytes: int = Field(
+    max_upload_bytes: Bytes = Field(
         default=int(2.5 * GIBIBYTE),
         gt=0,
         description="Largest file taken; bytes, or a number with KiB, MiB or GiB.",
     )
-    disk_reserve: int = Field(
+    disk_reserve: Bytes = Field(
         default=1 * GIBIBYTE,
         ge=0,
         description="Uploads are refused with 503 rather than leave less than this free in the "
@@ -63,7 +108,7 @@ class Settings(BaseSettings):
         description="Most requests of one API client, like `50/s` or `3000/min`; the web "
         "processes of one `serve` share it evenly.",
     )
-    trusted_proxies: Annotated[tuple[str, ...], NoDecode] = Field(
+    trusted_proxies: Networks = Field(
         default=(),
         description="Addresses or networks, separated by commas, whose `X-Forwarded-For` and "
         "`X-Forwarded-Proto` are believed.",
@@ -73,7 +118,7 @@ class Settings(BaseSettings):
         ge=0,
         description="Interactions that one worker processes at once. 0 means one per processor.",
     )
-    upload_buffer_bytes: int = Field(
+    upload_buffer_bytes: Bytes = Field(
         default=64 * MEBIBYTE,
         ge=1 * MEBIBYTE,
         description="Memory that all uploads of one web process together may hold before it is "
@@ -95,7 +140,7 @@ class Settings(BaseSettings):
         ge=60,
         description="Seconds after which bytes that no interaction claims are removed.",
     )
-    decode_memory_bytes: int = Field(
+    decode_memory_bytes: Bytes = Field(
         default=1536 * MEBIBYTE,
         ge=256 * MEBIBYTE,
         description="Address space of the child process that decodes one recording; bytes, or a "
@@ -147,59 +192,12 @@ class Settings(BaseSettings):
         description="Least severe log line written: debug, info, warning or error.",
     )
 
-    @field_validator(
-        "max_upload_bytes",
-        "disk_reserve",
-        "upload_buffer_bytes",
-        "decode_memory_bytes",
-        mode="before",
-    )
-    @classmethod
-    def _bytes(cls, value: Any) -> Any:
-        if not isinstance(value, str):
-            return value
-        number = value.strip().rstrip("BbIiKkMmGg")
-        unit = value.strip()[len(number) :].strip().upper()
-        if unit not in _UNITS:
-            raise ValueError("use bytes, or a number with KiB, MiB or GiB")
-        try:
-            return int(float(number) * _UNITS[unit])
-        except (ValueError, OverflowError):
-            raise ValueError("use bytes, or a number with KiB, MiB or GiB") from None
-
-    @field_validator("trusted_proxies", mode="before")
-    @classmethod
-    def _networks(cls, value: Any) -> Any:
-        if isinstance(value, str):
-            value = tuple(part.strip() for part in value.split(",") if part.strip())
-        for network in value:
-            try:
-                ipaddress.ip_network(network)
-            except ValueError:
-                raise ValueError(f"{network!r} is no address or network") from None
-        return value
-
-    @field_validator("public_url")
-    @classmethod
-    def _base_url(cls, value: str) -> str:
-        parts = urlsplit(value)
-        if value and (parts.scheme not in {"http", "https"} or not parts.netloc):
-            raise ValueError("use an address like https://earmark.example.org")
-        if parts.query or parts.fragment:
-            raise ValueError("leave out the query and fragment")
-        return value.rstrip("/")
-
-    @field_validator("secret_key")
-    @classmethod
-    def _long_enough(cls, value: str) -> str:
-        if value and len(value) < 32:  # noqa: PLR2004
-            raise ValueError("use at least 32 random characters")
-        return value
-
     @property
     def database_address(self) -> str:
         """The database's URL with the default filled in."""
-        return self.database_url or f"sqlite:///{self.data.absolute() / 'earmark.sqlite3'}"
+        if self.database_url:
+            return self.database_url
+        return f"sqlite:///{quote(str(self.data.absolute() / 'earmark.sqlite3'))}"
 
     @property
     def storage_address(self) -> str:

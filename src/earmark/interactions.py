@@ -24,7 +24,7 @@ from earmark.errors import (
     NotFoundError,
     UnavailableError,
 )
-from earmark.model import LOCALES, Grant, MediaType, Status
+from earmark.model import LOCALES, Grant, MediaType, Status, storable
 from earmark.render.json import parse
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ class Media:
 
         Raises:
             NotFoundError: the interaction was deleted meanwhile.
-            UnavailableError: the storage cannot serve them.
+            UnavailableError: the storage cannot serve them, now or when a next chunk is asked.
         """
         return self._bound.open_media(self.interaction_id, start, stop)
 
@@ -368,12 +368,9 @@ def _faults(query: Query) -> Iterator[Invalid]:
     if query.locale is not None and query.locale not in LOCALES:
         yield Invalid("locale", f"Send one of: {', '.join(sorted(LOCALES))}.")
     for name in ("agent_code", "client_call_id", "prefix"):
-        if _UNSTORABLE.search(getattr(query, name) or ""):
+        if not storable(getattr(query, name) or ""):
             yield Invalid(name, "Send text without NUL and without half surrogate pairs.")
 
-
-_UNSTORABLE = re.compile("[\0\ud800-\udfff]")
-"""Characters that no database keeps, so that nothing is found by them."""
 
 _CURSOR = re.compile(r"[A-Za-z0-9_-]{32}", re.ASCII)
 _INSTANT_BYTES = 8

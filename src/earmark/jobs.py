@@ -111,13 +111,13 @@ class Engine:
             run_migrations=self._url.get_backend_name() == "sqlite",
             # Jobs send each other nothing; listening for it wakes a thread 100 times a second.
             use_listen_notify=False,
+            notification_listener_polling_interval_sec=0.1,  # stopping waits for it
             enable_otlp=False,
             log_level="WARNING",
         )
         DBOS(config=config)
-        self._workflow = DBOS.workflow(name="process", max_recovery_attempts=MAX_RECOVERIES)(
-            self._entry()
-        )
+        workflow = DBOS.workflow(name="process", max_recovery_attempts=MAX_RECOVERIES)
+        self._workflow = workflow(self._entry())
         try:
             DBOS.launch()
             DBOS.register_queue(
@@ -155,12 +155,10 @@ class Engine:
         """Where jobs stand; those of which the engine knows nothing are left out."""
         if not job_ids:
             return {}
-        found = DBOS.list_workflows(
-            workflow_ids=list(job_ids), load_input=False, load_output=False
-        )
+        rows = DBOS.list_workflows(workflow_ids=list(job_ids), load_input=False, load_output=False)
         return {
             job.workflow_id: State.ENDED if job.status in _ENDED else State.UNFINISHED
-            for job in found
+            for job in rows
         }
 
     def forget(self, job_id: str) -> None:
@@ -213,7 +211,9 @@ class Engine:
         return ended
 
     def _close(self) -> None:
+        """Lets the outcomes that are just being written end; their connections close then."""
         DBOS.destroy(destroy_registry=True)
+        event.listen(self._database, "checkin", lambda _, record: record.invalidate())
         self._database.dispose()
 
     def _entry(self) -> Callable[..., None]:

@@ -339,3 +339,11 @@ def test_a_tree_deeper_than_any_encoder_goes_is_written() -> None:
 @ours
 def test_children_stand_last_in_a_node_so_that_it_can_be_written_piece_by_piece() -> None:
     assert list(HierarchyAnswer.model_fields)[-1] == "children"
+
+
+@published
+def test_other_codes_that_an_update_does_not_name_stay(caller: Caller) -> None:
+    before = created(caller, "Top", hierarchyCodes=["a", "b"])
+    for kept in ({}, {"hierarchyCodes": None}):
+        answer = caller.put(f"/Hierarchy/{before['id']}", {"name": "New", **kept})
+        assert answer.json()["hierarchyCodes"] == ["a", "b"]

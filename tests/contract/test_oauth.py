@@ -22,6 +22,7 @@ from joserfc import jwt
 from joserfc.jwk import KeySet
 
 from earmark.access import Access, NewClient
+from earmark.web.connection import RequestContext
 from earmark.web.oauth import MAX_FORM_BYTES, router
 from earmark.web.routing import CaselessPaths
 
@@ -48,6 +49,7 @@ def application(access: Access) -> FastAPI:
     made = router(access)
     app.include_router(made)
     app.add_middleware(CaselessPaths, paths=[route.path for route in made.routes])
+    app.add_middleware(RequestContext)
     return app
 
 
@@ -504,3 +506,12 @@ def test_authlib_gets_a_token_through_discovery(
         token = session.fetch_token(found["token_endpoint"], grant_type="client_credentials")
     assert token["expires_in"] == 3600
     assert access.authenticate(token["access_token"]).client_id == made.client.id
+
+
+@ours
+def test_basic_credentials_with_a_character_beyond_base64_are_malformed(
+    wire: Wire, good: dict[str, str], client: NewClient
+) -> None:
+    value = basic(client.client.id, client.secret)["Authorization"].replace(" ", " !")
+    answer = wire.token(without(good, "client_id", "client_secret"), {"Authorization": value})
+    assert_refused(answer, 401, "invalid_client")

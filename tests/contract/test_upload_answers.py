@@ -425,3 +425,35 @@ def test_an_early_refusal_closes_the_connection(
         assert answer.headers["connection"] == "close"
     else:
         assert "connection" not in caller.upload(form(meta())).headers
+
+
+@ours
+def test_when_the_rate_is_free_again_is_told_in_whole_seconds_and_not_too_early(
+    make: Callable[..., Service],
+) -> None:
+    caller = make(rate=parse_rate("50/s")).caller()
+    assert caller.upload(FAULTY).headers["ratelimit"] == '"client";r=49;t=1'
+
+
+@ours
+def test_what_is_plainly_no_media_is_refused_without_waiting_for_its_end(
+    make: Callable[..., Service], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("earmark.web.connection.DRAIN_SECONDS", 0.01)
+    service = make(idle_seconds=0.5)
+    caller = service.caller()
+    begun = form(meta(), b"\x7fELF" + bytes(300_000))[:-100_000]
+    given = {"authorization": f"Bearer {caller.token}", "content_type": CONTENT_TYPE}
+    answer = asyncio.run(
+        exchange(service.app, "POST", "/Media/Upload", headers=given, chunks=[begun], idle=True)
+    )
+    assert answer.status == 400
+    assert answer.text == "You must upload a file that holds audio or a chat archive."
+
+
+@ours
+def test_a_missing_grant_is_told_before_the_rate_and_costs_none_of_it(
+    make: Callable[..., Service],
+) -> None:
+    reader = make(rate=parse_rate("1/h")).caller(grants=[Grant.READ])
+    assert [reader.upload(form(meta())).status for _ in range(3)] == [403, 403, 403]

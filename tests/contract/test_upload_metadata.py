@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -628,3 +629,23 @@ def test_an_extension_of_the_other_upload_type_is_refused(
     metadata = meta(UploadType=upload_type, FileName=new_name(ending))
     sent = form(metadata, name=f"a{ending if ending != '.flac' else '.wav'}")
     assert caller.upload(sent).text == BAD_NAME
+
+
+@ours
+@pytest.mark.parametrize("depth", [17, 20_000])
+def test_text_that_ends_in_a_backslash_hides_no_levels(caller: Caller, depth: int) -> None:
+    refused(caller, raw(f'"Name": "\\\\", "Other": {"[" * depth}{"]" * depth}'), BAD_FORM)
+
+
+@ours
+def test_metadata_far_too_large_takes_no_memory(caller: Caller) -> None:
+    begin, _, end = form(b"HERE").partition(b"HERE")
+    pieces = [begin, *[b" " * 64 * KIBIBYTE] * 256, end]
+    tracemalloc.start()
+    try:
+        answer = caller.upload(pieces)
+        _, most_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert answer.text == BAD_FORM
+    assert most_bytes < 4 * KIBIBYTE * KIBIBYTE

@@ -41,14 +41,13 @@ from earmark.model import (
     StepStatus,
 )
 from earmark.storage.local import LocalStore
-from earmark.web import Heart, create_app
+from earmark.web import Heart
 from earmark.web.api import media as wire_media
 from earmark.web.api import records
+from shared_app import App
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-    from fastapi import FastAPI
 
     from earmark.database import Database
 
@@ -76,9 +75,9 @@ def access(database: Database) -> Access:
 
 
 @pytest.fixture
-def app(database: Database, store: LocalStore, access: Access) -> FastAPI:
+def app(database: Database, store: LocalStore, access: Access) -> App:
     limits = Limits(upload_bytes=1, reserve_bytes=0, buffer_bytes=1)
-    return create_app(
+    return App(
         Heart(
             access=access,
             intake=Intake(database, store, limits=limits, pool=ThreadPoolExecutor(1)),
@@ -93,7 +92,7 @@ def app(database: Database, store: LocalStore, access: Access) -> FastAPI:
 class Caller:
     """A client of an organization, with a token."""
 
-    def __init__(self, app: FastAPI, access: Access, organization: str, **more: Any) -> None:
+    def __init__(self, app: App, access: Access, organization: str, **more: Any) -> None:
         made = access.create_client(
             organization=organization, create_organization=True, name="Reader", **more
         )
@@ -111,7 +110,7 @@ class Caller:
         return self.send("GET", path, **options)
 
 
-def send(app: FastAPI, method: str, path: str, **options: Any) -> httpx.Response:
+def send(app: App, method: str, path: str, **options: Any) -> httpx.Response:
     async def go() -> httpx.Response:
         transport = httpx.ASGITransport(app)
         async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
@@ -121,12 +120,12 @@ def send(app: FastAPI, method: str, path: str, **options: Any) -> httpx.Response
 
 
 @pytest.fixture
-def caller(app: FastAPI, access: Access) -> Caller:
+def caller(app: App, access: Access) -> Caller:
     return Caller(app, access, "First", grants=list(Grant))
 
 
 @pytest.fixture
-def stranger(app: FastAPI, access: Access) -> Caller:
+def stranger(app: App, access: Access) -> Caller:
     return Caller(app, access, "Second", grants=list(Grant))
 
 
@@ -419,7 +418,7 @@ def test_another_organizations_id_answers_exactly_as_an_unknown_one(
 
 @pytest.mark.parametrize(("method", "rest"), [*ROUTES, ("GET", None)])
 def test_every_route_needs_a_token_and_its_grant(
-    app: FastAPI, access: Access, stored: UUID, method: str, rest: str | None
+    app: App, access: Access, stored: UUID, method: str, rest: str | None
 ) -> None:
     path = "" if rest is None else f"/{stored}{rest}"
     assert send(app, method, path).status_code == 401
@@ -655,8 +654,8 @@ def test_a_retry_is_202_and_then_409(caller: Caller, books: Books) -> None:
 
 
 @on_sqlite
-def test_every_operation_is_documented_with_the_statuses_that_it_has(app: FastAPI) -> None:
-    document = app.openapi()
+def test_every_operation_is_documented_with_the_statuses_that_it_has(app: App) -> None:
+    document = app.built.openapi()
     assert document["openapi"].startswith("3.1")
     statuses = {
         operation["operationId"]: " ".join(sorted(operation["responses"]))
@@ -681,8 +680,8 @@ def test_every_operation_is_documented_with_the_statuses_that_it_has(app: FastAP
 
 
 @on_sqlite
-def test_the_filters_are_documented_as_they_are_taken(app: FastAPI) -> None:
-    parameters = app.openapi()["paths"]["/v1/interactions"]["get"]["parameters"]
+def test_the_filters_are_documented_as_they_are_taken(app: App) -> None:
+    parameters = app.built.openapi()["paths"]["/v1/interactions"]["get"]["parameters"]
     names = {parameter["name"] for parameter in parameters}
     assert names == {"from", "to", "limit", "cursor", "agent", "agent_code", "hierarchy"} | {
         *("status", "locale", "direction", "client_call_id", "prefix")
@@ -694,7 +693,7 @@ def test_the_filters_are_documented_as_they_are_taken(app: FastAPI) -> None:
 
 
 @pytest.fixture
-def address(app: FastAPI) -> Iterator[str]:
+def address(app: App) -> Iterator[str]:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
@@ -758,3 +757,10 @@ def test_a_caller_that_goes_away_leaves_no_open_file(
     while is_open() and time.monotonic() < give_up:
         time.sleep(0.02)
     assert not is_open()
+
+
+@on_sqlite
+def test_bytes_may_be_known_by_any_of_several_fields(caller: Caller, stored: UUID) -> None:
+    fields = [*caller.headers.items(), ("If-None-Match", '"other"'), ("If-None-Match", ETAG)]
+    answer = send(caller.app, "GET", f"/{stored}/media", headers=fields)
+    assert answer.status_code == 304

@@ -2,27 +2,50 @@
 
 from __future__ import annotations
 
+import contextlib
+import shutil
 from typing import TYPE_CHECKING
 
 import pytest
 
-from serving import SECRET_KEY, Server, run, serving
+from earmark.app.parts import Parts
+from earmark.app.worker_process import upgrade
+from earmark.config import Settings
+from serving import SECRET_KEY, Server, serving
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     import postgres
 
 
 @pytest.fixture(scope="session")
-def served_template(postgres_server: postgres.Server, postgres_template: str) -> Iterator[str]:
-    """A PostgreSQL database upgraded by the command, the engine's schema included."""
+def sqlite_served(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data folder as an upgrade leaves it, the engine's tables included."""
+    data = tmp_path_factory.mktemp("served") / "template"
+    _upgrade(Settings(data=data))
+    return data
+
+
+@pytest.fixture(scope="session")
+def postgres_served(
+    postgres_server: postgres.Server,
+    postgres_template: str,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[str]:
+    """The name of an upgraded PostgreSQL database, the engine's schema included."""
     name = postgres_server.create(postgres_template)
+    data = tmp_path_factory.mktemp("served") / "template"
     url = postgres_server.url(name)
-    done = run("database", "upgrade", database_url=url, secret_key=SECRET_KEY)
-    assert done.returncode == 0, done.stderr
+    _upgrade(Settings(data=data, database_url=url, secret_key=SECRET_KEY))
     yield name
     postgres_server.drop(name)
+
+
+def _upgrade(settings: Settings) -> None:
+    with contextlib.closing(Parts(settings)) as parts:
+        upgrade(parts)
 
 
 @pytest.fixture(scope="module", params=["sqlite", "postgresql"])
@@ -30,13 +53,17 @@ def server(request: pytest.FixtureRequest, new_server: Callable[..., Server]) ->
     """A server with its worker, for all tests of a module that leave it running."""
     with serving(new_server(request.param), worker=True) as started:
         yield started
+        assert started.stop() == 0
 
 
 @pytest.fixture(scope="module")
 def new_server(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Callable[..., Server]]:
-    """Makes servers that are not started yet, each with an empty database of a kind."""
+    """Makes servers that are not started yet, each with an empty database of a kind.
+
+    The tables are there already; what starts without any is the server of the README's examples.
+    """
     databases = []
 
     def make(kind: str, *arguments: str, **settings: object) -> Server:
@@ -44,9 +71,11 @@ def new_server(
         url = ""
         if kind == "postgresql":
             cluster: postgres.Server = request.getfixturevalue("postgres_server")
-            name = cluster.create(request.getfixturevalue("served_template"))
+            name = cluster.create(request.getfixturevalue("postgres_served"))
             databases.append((cluster, name))
             url = cluster.url(name)
+        else:
+            shutil.copytree(request.getfixturevalue("sqlite_served"), data)
         return Server(data, url, arguments, settings)
 
     yield make

@@ -9,6 +9,7 @@ import random
 import threading
 import time
 import wave
+import zipfile
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 ROUNDS, THOROUGH_ROUNDS = 2, 20
 UPLOADERS = 4
-EACH = 2
+EACH = (".wav", ".zip")  # a chat as well: decoding a recording takes long
 TAKEN = "An interaction with this file name already exists."
 
 
@@ -67,7 +68,7 @@ def test_after_kill_9_every_promise_holds_and_nothing_is_half_there(
                 record = caller.processed(id_)
                 assert record["status"] == "ready", record["steps"]
         assert not ledger.wrong
-        assert len(ledger.contents) == rounds * UPLOADERS * EACH
+        assert len(ledger.contents) == rounds * UPLOADERS * len(EACH)
 
 
 def kill_while_uploading(
@@ -75,8 +76,8 @@ def kill_while_uploading(
 ) -> None:
     threads = []
     for uploader in range(UPLOADERS):
-        names = [f"{number}-{uploader}-{one}.wav" for one in range(EACH)]
-        ledger.contents |= {name: recording(dice) for name in names}
+        names = [f"{number}-{uploader}{extension}" for extension in dice.sample(EACH, len(EACH))]
+        ledger.contents |= {name: MEDIA[name[-4:]](dice) for name in names}
         ledger.open |= set(names)
         pauses = [dice.uniform(0, 0.02) for _ in names]
         threads.append(threading.Thread(target=upload, args=(caller, ledger, names, pauses)))
@@ -108,7 +109,8 @@ def check(caller: Caller, ledger: Ledger) -> None:
     assert set(ledger.promised) <= set(visible)
     assert set(visible) <= set(ledger.promised) | ledger.open
     for name in sorted(ledger.open):
-        ledger.note(name, caller.upload(name, ledger.contents[name]))
+        metadata = {"UploadType": upload_type(name)}
+        ledger.note(name, caller.upload(name, ledger.contents[name], **metadata))
     assert not ledger.wrong
     for name, id_ in listed(caller).items():
         assert ledger.promised[name] == id_
@@ -130,8 +132,23 @@ def recording(dice: random.Random) -> bytes:
     return made.getvalue()
 
 
+def chat(dice: random.Random) -> bytes:
+    """An archive of noise, different each time."""
+    made = io.BytesIO()
+    with zipfile.ZipFile(made, "w") as file:
+        file.writestr("chat.txt", dice.randbytes(dice.randrange(2000, 120000)))
+    return made.getvalue()
+
+
+MEDIA = {".wav": recording, ".zip": chat}
+
+
+def upload_type(name: str) -> str:
+    return "Audio" if name.endswith(".wav") else "Chat"
+
+
 def body(name: str, content: bytes) -> bytes:
-    metadata = json.dumps({"FileName": name, "UploadType": "Audio"})
+    metadata = json.dumps({"FileName": name, "UploadType": upload_type(name)})
     head = '--b\r\nContent-Disposition: form-data; name="'
     form = f'{head}metadata"\r\n\r\n{metadata}\r\n{head}file"; filename="{name}"\r\n\r\n'
     return form.encode() + content + b"\r\n--b--\r\n"

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
+import os
+import signal
 import socket
 import time
+import zipfile
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
 from earmark.database import Database, tables
 from serving import RECORDING, Server, descriptors, until
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 METADATA = {
     "CallDirection": "Inbound",
@@ -31,6 +33,14 @@ METADATA = {
 
 def staged(server: Server) -> list[Path]:
     return [*(server.data / "storage" / "staging").iterdir()]
+
+
+def archive() -> bytes:
+    """A chat."""
+    made = io.BytesIO()
+    with zipfile.ZipFile(made, "w") as file:
+        file.writestr("chat.txt", "Hello")
+    return made.getvalue()
 
 
 def in_database(server: Server, statement: sa.Select[Any]) -> list[Any]:
@@ -69,12 +79,31 @@ def test_a_recording_is_taken_kept_processed_and_given_back(server):
 def test_a_committed_upload_is_handed_to_the_worker_within_a_second(server):
     caller = server.caller("Prompt")
     waits = []
-    for number in range(5):
-        id_ = caller.upload(f"prompt-{number}.wav", RECORDING.read_bytes()).json()["id"]
+    for number in range(5):  # chats, since a recording takes the processor for a while
+        answer = caller.upload(f"prompt-{number}.zip", archive(), UploadType="Chat")
+        id_ = answer.json()["id"]
         record = caller.processed(id_)
         begun = datetime.fromisoformat(record["steps"][0]["started_at"])
         waits.append((begun - datetime.fromisoformat(record["received_at"])).total_seconds())
     assert sorted(waits)[2] < 1, waits
+
+
+def test_a_killed_worker_is_started_anew_and_what_it_had_is_processed(server):
+    caller = server.caller("Unlucky")
+    (worker,) = server.children("worker")
+    ids = [caller.upload(f"{n}.wav", RECORDING.read_bytes()).json()["id"] for n in range(3)]
+    until(lambda: any(caller.record(one)["steps"] for one in ids), "begun")
+    os.kill(worker, signal.SIGKILL)
+    assert [caller.processed(one)["status"] for one in ids] == ["ready"] * 3
+    assert server.children("worker") != [worker]
+
+
+def test_what_the_other_processes_are_copied_from_has_neither_threads_nor_connections(server):
+    supervisor = server.process.pid
+    assert len([*Path(f"/proc/{supervisor}/task").iterdir()]) == 1
+    opened = descriptors(supervisor)
+    assert not [one for one in opened if "sqlite3" in one]
+    assert len([one for one in opened if one.startswith("socket:")]) == 1  # the one to listen on
 
 
 def test_an_interaction_has_one_audit_row_and_its_events(server):

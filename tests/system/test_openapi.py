@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import hypothesis
 import pytest
+import requests
 import schemathesis
 import uvicorn
 from schemathesis import checks
@@ -140,7 +141,7 @@ def test_every_operation_answers_as_documented(app, client):
         mode = data.draw(hypothesis.strategies.sampled_from(schemathesis.GenerationMode))
         case = data.draw(operation.as_strategy(generation_mode=mode))
         headers = {"Authorization": client.headers["Authorization"]}
-        answer = case.call(base_url=app.state.base, headers=headers)
+        answer = case.call(base_url=app.state.base, headers=headers, session=session)
         asked.append(answer.status_code)
         case.validate_response(
             answer,
@@ -153,8 +154,10 @@ def test_every_operation_answers_as_documented(app, client):
             headers=headers,
         )
 
-    for result in schema.get_all_operations():
-        ask(result.ok())
+    with requests.Session() as session:
+        session.trust_env = False  # looking for a proxy and a password took a tenth of the time
+        for result in schema.get_all_operations():
+            ask(result.ok())
     assert {200, 400, 404} <= set(asked)
 
 

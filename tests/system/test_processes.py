@@ -1,4 +1,7 @@
-"""The processes of one `earmark serve`: started anew when they die, ended in order."""
+"""The processes of one `earmark serve`: started anew when they die, ended in order.
+
+Of a worker that dies tells test_line.py.
+"""
 
 from __future__ import annotations
 
@@ -18,19 +21,6 @@ from serving import RECORDING, Server, alive, serving, until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-
-@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
-def test_a_killed_worker_is_started_anew_and_what_it_had_is_processed(kind, new_server):
-    with serving(new_server(kind), worker=True) as server:
-        caller = server.caller()
-        (worker,) = server.children("worker")
-        ids = [caller.upload(f"{n}.wav", RECORDING.read_bytes()).json()["id"] for n in range(3)]
-        until(lambda: any(caller.record(one)["steps"] for one in ids), "begun")
-        os.kill(worker, signal.SIGKILL)
-        assert [caller.processed(one)["status"] for one in ids] == ["ready"] * 3
-        assert server.children("worker") != [worker]
-        assert server.stop() == 0
 
 
 @pytest.fixture(scope="module")

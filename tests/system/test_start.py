@@ -15,48 +15,63 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from commands import Ended, runner
 from serving import RECORDING, SECRET_KEY, Server, free_port, run, serving, until
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    import subprocess
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 
-def refusal(*arguments: str, **settings: object) -> str:
+def sentence_of(ended: Ended | subprocess.CompletedProcess[str]) -> str:
     """The one sentence with which a start ends."""
-    ended = run("serve", *arguments, **settings)
-    assert ended.returncode == 1, ended.stderr
-    assert ended.stdout == ""
-    (line,) = ended.stderr.splitlines()
+    status, out, err = (
+        ended if isinstance(ended, Ended) else (ended.returncode, ended.stdout, ended.stderr)
+    )
+    assert status == 1, err
+    assert out == ""
+    (line,) = err.splitlines()
     assert line.startswith("earmark: ")
     assert line.endswith(".")
     return line.removeprefix("earmark: ")
 
 
+@pytest.fixture
+def refusal(monkeypatch, capsys) -> Callable[..., str]:
+    """The sentence with which the command ends, called in this process."""
+
+    def refused(*arguments: str, **settings: object) -> str:
+        return sentence_of(runner(monkeypatch, capsys, **settings)("serve", *arguments))
+
+    return refused
+
+
 def test_a_busy_port_is_named(tmp_path):
+    """The last thing that is looked at; in a process, as an operator sees it."""
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
         port = other.getsockname()[1]
-        sentence = refusal("--port", str(port), data=tmp_path / "data")
+        sentence = sentence_of(run("serve", "--port", str(port), data=tmp_path / "data"))
     assert sentence == (
         f"127.0.0.1 port {port} cannot be used (Address already in use); "
         "choose another with --port."
     )
 
 
-def test_a_wrong_setting_is_named(tmp_path):
+def test_a_wrong_setting_is_named(refusal, tmp_path):
     sentence = refusal(data=tmp_path, max_upload_bytes="lots")
     assert sentence.startswith("EARMARK_MAX_UPLOAD_BYTES: ")
 
 
-def test_a_network_address_without_tls_is_refused(tmp_path):
+def test_a_network_address_without_tls_is_refused(refusal, tmp_path):
     sentence = refusal("--host", "0.0.0.0", data=tmp_path)
     assert "--tls-cert" in sentence
     assert "--insecure-http" in sentence
 
 
-def test_a_postgresql_that_was_not_upgraded_is_refused(postgres_server, tmp_path):
+def test_a_postgresql_that_was_not_upgraded_is_refused(refusal, postgres_server, tmp_path):
     name = postgres_server.create()
     try:
         url = postgres_server.url(name)
@@ -66,24 +81,24 @@ def test_a_postgresql_that_was_not_upgraded_is_refused(postgres_server, tmp_path
     assert "`earmark database upgrade`" in sentence
 
 
-def test_a_postgresql_without_a_secret_key_is_refused(postgres_url, tmp_path):
+def test_a_postgresql_without_a_secret_key_is_refused(refusal, postgres_url, tmp_path):
     sentence = refusal(data=tmp_path, database_url=postgres_url)
     assert sentence.startswith("EARMARK_SECRET_KEY is required on PostgreSQL")
 
 
-def test_a_postgresql_that_does_not_run_is_refused(tmp_path):
+def test_a_postgresql_that_does_not_run_is_refused(refusal, tmp_path):
     url = f"postgresql://earmark:not-to-be-shown@127.0.0.1:{free_port()}/earmark"
     sentence = refusal(data=tmp_path, database_url=url, secret_key=SECRET_KEY)
     assert "EARMARK_DATABASE_URL" in sentence
     assert "not-to-be-shown" not in sentence
 
 
-def test_a_damaged_database_is_refused(tmp_path):
+def test_a_damaged_database_is_refused(refusal, tmp_path):
     (tmp_path / "earmark.sqlite3").write_bytes(b"no database at all" * 1000)
     assert "database" in refusal(data=tmp_path)
 
 
-def test_a_key_that_does_not_fit_the_certificate_is_refused(tmp_path, certificate):
+def test_a_key_that_does_not_fit_the_certificate_is_refused(refusal, tmp_path, certificate):
     other = tmp_path / "other.pem"
     other.write_text("no key")
     pair = ("--tls-cert", str(certificate[0]), "--tls-key", str(other))

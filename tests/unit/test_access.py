@@ -520,8 +520,10 @@ def mutilations(token: str) -> Iterator[str]:
     yield from (f"{head}.é.{signature}", f"{head}.\ud800.{signature}", f"é.{payload}.x", "\0")
     for header in ([], ["alg"], "alg", None, 1, {"alg": "ES256", "typ": "at+jwt", "kid": ["a"]}):
         yield f"{segment(header)}.{payload}.{signature}"
-    deep = base64.urlsafe_b64encode(b"[" * 384).decode()
-    yield from (f"{deep}.{payload}.{signature}", f"{'x' * 100_000}.{payload}", token + "x" * 4096)
+    for levels in (384, 2400):
+        deep = base64.urlsafe_b64encode(b"[" * levels).decode()
+        yield f"{deep}.{payload}.{signature}"
+    yield from (f"{'x' * 100_000}.{payload}", token + "x" * 4096)
 
 
 @on_sqlite
@@ -759,3 +761,12 @@ def test_the_table_of_clients_is_bounded(timer: Hand) -> None:
     assert limiter.charge("a").remaining == 0
     with pytest.raises(RateLimitedError):
         limiter.charge("c")
+
+
+def test_a_client_waits_no_longer_than_for_its_next_request(timer: Hand) -> None:
+    limiter = Limiter(Rate(1, 10), timer=timer)
+    limiter.charge("client")
+    timer.at += 7
+    with pytest.raises(RateLimitedError) as refused:
+        limiter.charge("client")
+    assert refused.value.retry_after_seconds == pytest.approx(3.0)

@@ -46,6 +46,16 @@ def test_on_sqlite_everything_is_made(tmp_path):
     made.database.close()
 
 
+@pytest.mark.parametrize("name", ["a b", "a?b", "a#b", "a%3Fb", "a%b", "ä", "a:b@c"])
+def test_a_data_folder_may_have_any_name(tmp_path, name):
+    made = Parts(Settings(data=tmp_path / name), issuer="http://x")
+    made.prepare()
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    kept = {path.name for path in (tmp_path / name).iterdir()}
+    assert {"earmark.sqlite3", "storage"} <= kept
+    made.database.close()
+
+
 def test_all_parts_share_one_database_and_one_store(parts):
     parts.prepare()
     assert parts.interactions.database is parts.database

@@ -123,7 +123,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     ],
 )
 def test_first_bytes_tell_the_kind(head: bytes, kind: Kind) -> None:
-    assert audio.sniff(head).kind is kind
+    assert audio.sniff(head) is kind
 
 
 @pytest.mark.parametrize(
@@ -153,31 +153,12 @@ def test_first_bytes_tell_the_kind(head: bytes, kind: Kind) -> None:
     ],
 )
 def test_bytes_of_no_known_kind_stay_unknown(head: bytes) -> None:
-    assert audio.sniff(head) == audio.Sniffed(Kind.UNKNOWN)
-    assert audio.sniff(head).kind.category is Category.UNKNOWN
-
-
-@pytest.mark.parametrize(
-    ("packet", "codec"),
-    [
-        (b"OpusHead\x01", "opus"),
-        (b"\x01vorbis", "vorbis"),
-        (b"Speex   1.2", "speex"),
-        (b"\x7fFLAC", "flac"),
-        (b"\x80theora", ""),
-    ],
-)
-def test_an_ogg_file_s_first_packet_tells_its_codec(packet: bytes, codec: str) -> None:
-    assert audio.sniff(OGG_PAGE + packet) == audio.Sniffed(Kind.OGG, codec)
-
-
-def test_an_ogg_file_cut_in_its_first_page_has_no_codec() -> None:
-    assert audio.sniff(b"OggS") == audio.Sniffed(Kind.OGG, "")
+    assert audio.sniff(head) is Kind.UNKNOWN
 
 
 @given(st.binary(max_size=600))
 def test_sniffing_never_fails(head: bytes) -> None:
-    assert audio.sniff(head).kind.words
+    assert audio.sniff(head).words
 
 
 @given(
@@ -185,12 +166,12 @@ def test_sniffing_never_fails(head: bytes) -> None:
     st.binary(max_size=600),
 )
 def test_sniffing_never_fails_behind_a_magic_number(magic: bytes, rest: bytes) -> None:
-    assert audio.sniff(magic + rest).kind.words
+    assert audio.sniff(magic + rest).words
 
 
 def test_only_the_head_counts() -> None:
     head = b"<html>".ljust(audio.HEAD_BYTES)
-    assert audio.sniff(head + b"\x00") == audio.sniff(head) == audio.Sniffed(Kind.MARKUP)
+    assert audio.sniff(head + b"\x00") is audio.sniff(head) is Kind.MARKUP
 
 
 @pytest.mark.parametrize(
@@ -218,7 +199,7 @@ def test_every_kind_can_stand_in_a_sentence() -> None:
 @pytest.mark.parametrize("name", recordings.EXTENSIONS)
 def test_a_file_is_what_its_extension_promises(made: dict[str, Path], name: str) -> None:
     path = made[name]
-    kind = audio.sniff(path.read_bytes()[: audio.HEAD_BYTES]).kind
+    kind = audio.sniff(path.read_bytes()[: audio.HEAD_BYTES])
     assert kind is audio.container_of_extension(path.suffix.upper())
 
 
@@ -237,7 +218,7 @@ def listen(path: Path, extension: str = "") -> audio.Listening:
 def decode_here(path: Path, *, doubtful: bool = False) -> tuple[dict[str, object], bytes]:
     """What the child does, in this process, where coverage sees it."""
     with path.open("rb") as file:
-        kind = audio.sniff(file.read(audio.HEAD_BYTES)).kind
+        kind = audio.sniff(file.read(audio.HEAD_BYTES))
         kind = audio.container_of_extension(path.suffix) if kind is Kind.UNKNOWN else kind
         file.seek(0)
         return _decode.decode(file, container=kind.value, doubtful=doubtful)

@@ -8,47 +8,31 @@ import re
 import resource
 import subprocess
 import sys
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import click
 import pytest
 import typer
 
-from earmark import cli, telemetry
+from commands import runner
+from earmark import cli
 from earmark.app import serve as serving
 from earmark.app import worker_process
-from earmark.config import Settings
+from earmark.app.listen import Listen
 from earmark.errors import UnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from commands import Ended
+
 SECRET_KEY = "a-key-for-tests-alone-0123456789-0123456789"
-
-
-class Ended(NamedTuple):
-    """How a command ended."""
-
-    status: int
-    out: str
-    err: str
 
 
 @pytest.fixture
 def earmark(monkeypatch, capsys, tmp_path) -> Callable[..., Ended]:
     """Runs a command in this process, over a data folder of its own."""
-    for name in Settings.model_fields:
-        monkeypatch.delenv(f"EARMARK_{name.upper()}", raising=False)
-    monkeypatch.setenv("EARMARK_DATA", str(tmp_path / "data"))
-    monkeypatch.setattr(telemetry, "configure", lambda **_: None)
-
-    def run(*words: str) -> Ended:
-        monkeypatch.setattr(sys, "argv", ["earmark", *words])
-        with pytest.raises(SystemExit) as caught:
-            cli.main()
-        return Ended(int(caught.value.code or 0), *capsys.readouterr())
-
-    return run
+    return runner(monkeypatch, capsys, data=tmp_path / "data")
 
 
 def commands(command: Any = None, *path: str) -> Iterator[tuple[tuple[str, ...], Any]]:
@@ -238,9 +222,9 @@ def test_serve_hands_over_what_was_said(earmark, monkeypatch, tmp_path):
     words = ("--host", "::1", "--port", "1", "--web-processes", "3", "--no-worker")
     assert earmark("serve", *words, "--insecure-http", "--data", str(tmp_path)).status == 0
     (_, usual), (settings, listen) = said
-    assert usual == serving.Listen("127.0.0.1", 8723)
+    assert usual == Listen("127.0.0.1", 8723)
     assert settings.data == tmp_path
-    assert listen == serving.Listen("::1", 1, web_processes=3, worker=False, insecure_http=True)
+    assert listen == Listen("::1", 1, web_processes=3, worker=False, insecure_http=True)
 
 
 def test_the_package_runs_as_a_module():

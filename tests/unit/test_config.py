@@ -28,6 +28,12 @@ def test_everything_has_a_default_that_serves_on_one_machine(monkeypatch, tmp_pa
     assert settings.max_upload_bytes == 2560 * MEBIBYTE
 
 
+def test_a_data_folder_is_written_into_urls_so_that_it_is_read_out_again():
+    settings = load(data=Path("/a b/50%/what?/#1"))
+    assert settings.database_address == "sqlite:////a%20b/50%25/what%3F/%231/earmark.sqlite3"
+    assert settings.storage_address == "file:///a%20b/50%25/what%3F/%231/storage"
+
+
 def test_the_environment_is_read_and_the_command_line_wins(monkeypatch):
     monkeypatch.setenv("EARMARK_DATA", "/from/environment")
     assert load(data=None).data == Path("/from/environment")

@@ -250,7 +250,11 @@ def test_a_sqlite_that_another_process_writes_for_too_long_is_unavailable(
 
 
 @pytest.mark.parametrize(
-    "url", ["", "nonsense", "mysql://u@h/d", "sqlite://", "postgresql+asyncpg://u@h/d", "sqlite:"]
+    "url",
+    [
+        *("", "nonsense", "mysql://u@h/d", "sqlite://", "postgresql+asyncpg://u@h/d", "sqlite:"),
+        "sqlite:///a?b",  # all from the ? on would be dropped, and another file opened
+    ],
 )
 def test_a_url_of_anything_else_is_refused(url):
     with pytest.raises(SettingsError, match="must be sqlite:///path or postgresql://"):

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from earmark import directory
 from earmark.database import agents as agent_rows
+from earmark.database import hierarchy as node_rows
 from earmark.database import submissions, tables
 from earmark.directory import (
     MAX_NAME_CHARACTERS,
@@ -485,6 +486,21 @@ def test_an_inactive_node_is_not_resolved_until_it_is_active_again(here, databas
         assert directory.resolve_node(scope, code="A") == node.id
 
 
+def test_one_code_may_name_a_node_in_each_organization(
+    here, there, database, organization, other_organization
+):
+    new = NewNode("N", code="A")
+    mine, theirs = here.create_node(new), there.create_node(new)
+    for owner, node in ((organization, mine), (other_organization, theirs)):
+        with database.read(owner) as scope:
+            assert directory.resolve_node(scope, code="A") == node.id
+
+
+def test_a_code_that_is_named_twice_in_a_change_is_kept_once(here):
+    node = here.create_node(NewNode("Top"))
+    assert here.change_node(node.id, NodeChange(codes=("B", "A", "B"))).codes == ("B", "A")
+
+
 def test_a_change_of_a_node_leaves_what_it_does_not_name(here):
     top = here.create_node(NewNode("Top"))
     node = here.create_node(NewNode("Low", top.id, "L", ("x",), "Category", "Sub"))
@@ -768,3 +784,31 @@ def test_uploads_and_agents_at_once_miss_nothing(here, database, organization):
     assert len(rows) == 18
     assert all(row.agent_id == agents[row.agent_code] for row in rows)
     assert all(here.nodes_of(agent_id) == {node.id} for agent_id in agents.values())
+
+
+def test_a_change_of_an_agent_waits_for_the_one_before_it(here, database, organization):
+    agent = here.create_agent(ADA)
+    change = AgentChange(email="new@example.org")
+    other = threading.Thread(target=here.change_agent, args=(agent.id, change))
+    with database.write(organization) as scope:
+        found = agent_rows.get(scope, agent.id, lock=True)
+        other.start()
+        threading.Event().wait(0.3)  # long enough to read what is about to be changed
+        agent_rows.replace(scope, replace(found, first_name="New"))
+    other.join()
+    after = here.agent(agent.id)
+    assert (after.first_name, after.email) == ("New", "new@example.org")
+
+
+def test_a_node_is_created_below_one_that_is_just_being_moved(here, database, organization):
+    top, low = here.create_node(NewNode("Top")), here.create_node(NewNode("Low"))
+    new = NewNode("New", parent_id=low.id)
+    other = threading.Thread(target=here.create_node, args=(new,))
+    with database.write(organization) as scope:
+        node_rows.reserve(scope)
+        node_rows.move(scope, low.id, parent_id=top.id)
+        node_rows.replace(scope, replace(low, parent_id=top.id))
+        other.start()
+        threading.Event().wait(0.3)  # long enough for a creation that does not wait
+    other.join()
+    assert closure(database, organization) == closure_by_walking(here.tree())

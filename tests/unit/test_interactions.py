@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -171,6 +172,15 @@ def test_what_was_not_sent_is_none(mine: OrganizationInteractions, books: Books)
     assert (read.interaction_date, read.direction, read.hierarchy, read.audio) == (None,) * 4
     assert (read.customer, read.agent, read.agent_id) == (Customer(), AgentSent(), None)
     assert (dict(read.extended), read.steps) == ({}, ())
+
+
+def test_steps_stand_in_their_order_whichever_began_first(
+    mine: OrganizationInteractions, books: Books
+) -> None:
+    id_ = books.receive(status=Status.READY)
+    for position, name in ((1, "b"), (0, "c"), (2, "a")):
+        books.step(id_, name, StepStatus.DONE, position)
+    assert [step.name for step in mine.get(id_).steps] == ["c", "b", "a"]
 
 
 @pytest.mark.parametrize(
@@ -445,12 +455,13 @@ def test_pages_have_neither_gaps_nor_doubles_where_instants_are_equal(
 
 def walk(mine: OrganizationInteractions, query: Query, limit: int) -> Iterator[module.Page]:
     cursor = None
-    while True:
+    for _ in range(100):
         page = mine.find(query, limit=limit, cursor=cursor)
         yield page
         cursor = page.next_cursor
         if cursor is None:
             return
+    pytest.fail("the pages do not end")
 
 
 def test_what_comes_and_goes_between_pages_moves_nothing_else(
@@ -742,6 +753,21 @@ def test_a_second_retry_finds_the_first_under_way(
     mine.retry(id_)
     with pytest.raises(ConflictError):
         mine.retry(id_)
+    assert mine.get(id_).round == 2
+
+
+def test_of_two_retries_at_once_the_second_finds_the_first_under_way(
+    mine: OrganizationInteractions, books: Books
+) -> None:
+    id_ = books.receive(status=Status.FAILED)
+    with ThreadPoolExecutor(1) as pool:
+        with books.database.write(books.organization_id) as scope:
+            assert stored.status_of(scope, id_) is Status.FAILED
+            second = pool.submit(mine.retry, id_)
+            time.sleep(0.3)  # long enough for a retry that does not wait
+            assert stored.receive_again(scope, id_) == 2
+        with pytest.raises(ConflictError):
+            second.result()
     assert mine.get(id_).round == 2
 
 

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from earmark import jobs
 from earmark.errors import SettingsError, UnavailableError
 from earmark.jobs import Engine, State, UnfinishedError
-from processing import wait_until
+from processing import hasten, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -51,15 +51,11 @@ def work() -> Work:
 
 
 @pytest.fixture
-def engine_url(database_url: str) -> str:
-    if database_url.startswith("postgresql"):
-        jobs.migrate(database_url)
-    return database_url
-
-
-@pytest.fixture
-def start(engine_url: str, work: Work) -> Iterator[Callable[..., Engine]]:
+def start(
+    engine_url: str, work: Work, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[..., Engine]]:
     """Starts an engine, the one before it ended; the last one ends with the test."""
+    hasten(monkeypatch)
     engines: list[Engine] = []
 
     def started(worker_id: str = "here-0", concurrency: int = 2) -> Engine:
@@ -124,7 +120,7 @@ def test_jobs_of_another_worker_wait_until_they_are_handed_out_again(
     wait_until(lambda: not engine.is_here("a"))
     work.leave = False
     other = start("alive-0")
-    time.sleep(1)
+    time.sleep(0.5)  # it looks 20 times a second
     assert work.done == []
     assert other.begun() == {"dead-0": {"a"}}
     other.hand_out_again({"a"})
@@ -291,3 +287,9 @@ def test_a_web_process_does_without_the_engine() -> None:
         " earmark.database.workers; sys.exit('dbos' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_engines_file_lies_beside_ours_in_a_folder_of_any_name() -> None:
+    url = jobs._url("sqlite:////what%3F/50%25 %23/earmark.sqlite3")
+    written = url.render_as_string(hide_password=False)
+    assert sa.make_url(written).database == url.database == "/what?/50% #/engine.sqlite3"

@@ -35,13 +35,21 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 CONTENT = b"RIFF\r\n--" + BOUNDARY.encode()[:-1] + b"\r\r\n\r"
-WHOLE = form({"FileName": "a.wav", "UploadType": "Audio"}, CONTENT)
+METADATA = {"FileName": "a.wav", "UploadType": "Audio"}
+WHOLE = form(METADATA, CONTENT)
 
 
 def read(
     chunks: Iterable[bytes], *, max_bytes: int = 1 << 30, end: str = "whole"
 ) -> list[tuple[Part, bytes]]:
     """Each part with its bytes; `end` is "whole", "gone" or "idle"."""
+    return asyncio.run(reading(chunks, max_bytes=max_bytes, end=end))
+
+
+async def reading(
+    chunks: Iterable[bytes], *, max_bytes: int = 1 << 30, end: str = "whole"
+) -> list[tuple[Part, bytes]]:
+    """As `read`."""
     incoming: list[Any] = [
         {"type": "http.request", "body": chunk, "more_body": True} for chunk in chunks
     ]
@@ -55,30 +63,31 @@ def read(
             return {"type": "http.disconnect"}
         return {"type": "http.request", "body": b"", "more_body": False}
 
-    async def collect() -> list[tuple[Part, bytes]]:
-        request = Request({"type": "http", "headers": []}, receive)
-        found: list[tuple[Part, bytearray]] = []
-        ended = True
-        stream = parts(request, BOUNDARY, max_bytes=max_bytes, idle_seconds=0.05)
-        async for event in stream:
-            if isinstance(event, Part):
-                assert ended
-                found.append((event, bytearray()))
-                ended = False
-            elif event is None:
-                ended = True
-            else:
-                assert not ended
-                found[-1][1].extend(event)
-        assert ended
-        return [(each, bytes(data)) for each, data in found]
-
-    return asyncio.run(collect())
+    request = Request({"type": "http", "headers": []}, receive)
+    found: list[tuple[Part, bytearray]] = []
+    ended = True
+    stream = parts(request, BOUNDARY, max_bytes=max_bytes, idle_seconds=0.05)
+    async for event in stream:
+        if isinstance(event, Part):
+            assert ended
+            found.append((event, bytearray()))
+            ended = False
+        elif event is None:
+            ended = True
+        else:
+            assert not ended
+            found[-1][1].extend(event)
+    assert ended
+    return [(each, bytes(data)) for each, data in found]
 
 
 def refused(chunks: Iterable[bytes]) -> tuple[Why, str]:
+    return asyncio.run(refusal(chunks))
+
+
+async def refusal(chunks: Iterable[bytes]) -> tuple[Why, str]:
     with pytest.raises(RefusedError) as caught:
-        read(chunks)
+        await reading(chunks)
     (fault,) = caught.value.faults
     return fault.why, fault.detail
 
@@ -89,22 +98,42 @@ EXPECTED = [
 ]
 
 
+both_orders = pytest.mark.parametrize("file_first", [False, True], ids=["metadata", "file"])
+
+
+@both_orders
 @pytest.mark.parametrize("around", [(b"", b""), (b"\r\n", b"\r\n"), (b"hello\r\n", b"\r\nbye")])
-def test_the_parts_are_the_same_wherever_the_form_is_cut(around: tuple[bytes, bytes]) -> None:
+def test_the_parts_are_the_same_wherever_the_form_is_cut(
+    around: tuple[bytes, bytes], *, file_first: bool
+) -> None:
     before, after = around
-    whole = before + WHOLE + after
-    assert read([whole]) == EXPECTED
-    assert read(single_bytes(whole)) == EXPECTED
-    for place in range(len(whole)):
-        assert read([whole[:place], whole[place:]]) == EXPECTED
-        assert read([whole[:place], b"", whole[place : place + 1], whole[place + 1 :]]) == EXPECTED
+    whole = before + form(METADATA, CONTENT, file_first=file_first) + after
+    expected = EXPECTED[::-1] if file_first else EXPECTED
+
+    async def every_cut() -> None:
+        assert await reading([whole]) == expected
+        assert await reading(single_bytes(whole)) == expected
+        for place in range(len(whole)):
+            head, one, tail = whole[:place], whole[place : place + 1], whole[place + 1 :]
+            assert await reading([head, one + tail]) == expected
+            assert await reading([head, b"", one, tail]) == expected
+
+    asyncio.run(every_cut())
 
 
-def test_a_form_that_ends_anywhere_before_its_last_boundary_is_malformed() -> None:
-    for end in range(len(WHOLE) - 2):
-        why, detail = refused([WHOLE[:end]])
-        assert why is Why.FORM_MALFORMED
-        assert detail.endswith(".")
+@both_orders
+def test_a_form_that_ends_anywhere_before_its_last_boundary_is_malformed(
+    *, file_first: bool
+) -> None:
+    whole = form(METADATA, CONTENT, file_first=file_first)
+
+    async def every_end() -> None:
+        for end in range(len(whole) - 2):
+            why, detail = await refusal([whole[:end]])
+            assert why is Why.FORM_MALFORMED
+            assert detail.endswith(".")
+
+    asyncio.run(every_end())
 
 
 def test_a_caller_that_goes_away_is_told_apart() -> None:

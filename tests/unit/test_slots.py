@@ -91,6 +91,7 @@ def test_a_broken_connection_loses_the_name_until_it_is_taken_again(
     assert not slot.is_held()
     takeover.keep_slot()
     assert slots.take("host-0") is None
+    takeover.keep_slot()
     _break_connections(database)
     thief = slots.take("host-0")
     with pytest.raises(SlotLostError):

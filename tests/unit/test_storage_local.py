@@ -275,3 +275,20 @@ def test_a_url_may_be_relative_and_hold_escapes(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     open_store("file:a%20b%3F")
     assert (tmp_path / "a b?" / "objects").is_dir()
+
+
+def test_a_disk_that_fails_in_the_middle_of_a_reading_is_told(store, monkeypatch):
+    real = os.pread
+
+    def fail_later(descriptor: int, size: int, start: int) -> bytes:
+        if start:
+            raise OSError(errno.EIO, "input/output error")
+        return real(descriptor, size, start)
+
+    store.put(KEY, bytes(1_000_000))
+    reading = store.read(KEY)
+    monkeypatch.setattr(os, "pread", fail_later)
+    assert next(reading)
+    with pytest.raises(UnavailableError, match="cannot read a file: input/output error") as caught:
+        next(reading)
+    assert isinstance(caught.value.__cause__, OSError)

@@ -16,7 +16,7 @@ from earmark import errors
 from earmark.web import connection
 from earmark.web import errors as web_errors
 from earmark.web.connection import DRAIN_BYTES, RequestContext
-from earmark.web.errors import ANSWERS, Answer, Sentence, describe, install
+from earmark.web.errors import ANSWERS, Answer, describe, install, sentence
 
 
 def every(kind: type[Exception]) -> set[type[Exception]]:
@@ -91,10 +91,10 @@ def test_what_is_no_error_of_ours_is_internal() -> None:
 
 def test_a_sentence_beyond_ascii_is_utf_8_in_every_form() -> None:
     answer = Answer(400, "x", "Größe “1”")
-    plain = Sentence.of(answer, "*/*")
+    plain = sentence(answer, "*/*")
     assert plain.body == "Größe “1”".encode()
-    assert json.loads(Sentence.of(answer, "application/json").body) == "Größe “1”"
-    assert json.loads(Sentence.of(answer, web_errors.PROBLEM).body)["detail"] == "Größe “1”"
+    assert json.loads(sentence(answer, "application/json").body) == "Größe “1”"
+    assert json.loads(sentence(answer, web_errors.PROBLEM).body)["detail"] == "Größe “1”"
 
 
 # The handlers, in an app

@@ -18,7 +18,7 @@ from earmark.access.tokens import LIFETIME_SECONDS, SCOPE, Tokens, Verified
 from earmark.database import clients as queries
 from earmark.database import journal
 from earmark.errors import ForbiddenError, Invalid, InvalidError, UnauthenticatedError
-from earmark.model import DEFAULT_GRANTS, Client, Grant, Principal, now
+from earmark.model import DEFAULT_GRANTS, Client, Grant, Principal, now, storable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
@@ -260,8 +260,11 @@ class Access:
 
 
 def _principal(verified: Verified, client: Client | None) -> Principal:
-    gone = client is None or client.disabled_at is not None
-    if client is None or gone or client.organization_id != verified.organization_id:
+    if (
+        client is None
+        or client.disabled_at is not None
+        or client.organization_id != verified.organization_id
+    ):
         raise UnauthenticatedError("The token's client cannot call any more.", presented=True)
     if SCOPE not in verified.scopes:
         raise ForbiddenError(f'The token does not have the scope "{SCOPE}".')
@@ -305,4 +308,4 @@ def _check_names(organization: str, name: str, grants: Collection[Grant]) -> Non
 
 def _findable(client_id: str) -> str:
     """The id, or an id that nobody has for text that a database could refuse, such as NUL."""
-    return client_id if client_id.isascii() and client_id.isprintable() else ""
+    return client_id if storable(client_id) else ""

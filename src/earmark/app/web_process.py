@@ -2,32 +2,32 @@
 
 from __future__ import annotations
 
-import argparse
 import signal
-import socket
+from typing import TYPE_CHECKING
 
 import uvicorn
 
-from earmark import config, telemetry
-from earmark.app import lifeline
+from earmark.app import fork
 from earmark.app.parts import Parts
 from earmark.web import Heart, create_app
+
+if TYPE_CHECKING:
+    import socket
+
+    from earmark.app.listen import Listen
+    from earmark.config import Settings
 
 KEEP_ALIVE_SECONDS = 65
 """Longer than the 60 s after which usual load balancers drop an idle connection themselves."""
 
 
-def main() -> None:
+def serve_web(settings: Settings, listen: Listen, bound: socket.socket) -> None:
     """Serves until SIGTERM; running requests then have the grace time to end."""
-    options = _options()
     # uvicorn handles these while it serves and raises them once more at its end. The default
     # would then end the process at once, in the middle of what it still has to tidy up.
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in fork.ENDING:
         signal.signal(number, _end)
-    lifeline.hold()
-    settings = config.load()
-    telemetry.configure(log_format=settings.log_format, level=settings.log_level)
-    parts = Parts(settings, issuer=options.issuer, processes=options.processes)
+    parts = Parts(settings, issuer=listen.address, processes=listen.web_processes)
     heart = Heart(
         access=parts.access,
         intake=parts.intake,
@@ -35,6 +35,7 @@ def main() -> None:
         directory=parts.directory,
         readiness=parts.readiness,
         upload_idle_seconds=settings.upload_idle_seconds,
+        stopping=lambda: server.should_exit,
     )
     server = uvicorn.Server(
         uvicorn.Config(
@@ -50,26 +51,12 @@ def main() -> None:
             forwarded_allow_ips=list(settings.trusted_proxies),
             timeout_keep_alive=KEEP_ALIVE_SECONDS,
             timeout_graceful_shutdown=settings.shutdown_grace_seconds,
-            ssl_certfile=options.tls_cert,
-            ssl_keyfile=options.tls_key,
+            ssl_certfile=listen.tls_cert,
+            ssl_keyfile=listen.tls_key,
         ),
     )
-    server.run(sockets=[socket.socket(fileno=options.descriptor)])
+    server.run(sockets=[bound])
 
 
 def _end(*_signal: object) -> None:
     raise SystemExit(0)
-
-
-def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--descriptor", type=int, required=True)
-    parser.add_argument("--issuer", required=True)
-    parser.add_argument("--processes", type=int, default=1)
-    parser.add_argument("--tls-cert")
-    parser.add_argument("--tls-key")
-    return parser.parse_args()
-
-
-if __name__ == "__main__":
-    main()

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import functools
+import threading
 from typing import TYPE_CHECKING
 
-from earmark import config, jobs, pipeline, speech, telemetry
-from earmark.app import lifeline
+from earmark import jobs, pipeline, speech
 from earmark.app.parts import Parts
 from earmark.app.worker import Pace, run_worker
 from earmark.database import migrate
@@ -53,7 +52,6 @@ def work(settings: Settings) -> None:
 
 
 def _transcriber(settings: Settings) -> Callable[[], Transcriber] | None:
-    """Makes the engine once, and asks again as long as something is not installed."""
     if settings.speech_engine == "off":
         return None
     options = speech.Options(
@@ -63,17 +61,22 @@ def _transcriber(settings: Settings) -> Callable[[], Transcriber] | None:
         key=settings.speech_key,
         threads=settings.speech_threads,
     )
-    # What raises is not remembered: a model that is installed later is used without a restart.
-    return functools.cache(lambda: speech.open_engine(settings.speech_engine, options))
+    return _Once(lambda: speech.open_engine(settings.speech_engine, options))
 
 
-def main() -> None:
-    """The worker that `earmark serve` starts."""
-    lifeline.hold()
-    settings = config.load()
-    telemetry.configure(log_format=settings.log_format, level=settings.log_level)
-    work(settings)
+class _Once:
+    """Makes an engine on the first call, one for all threads.
 
+    A failure is not remembered: what is installed later is used without a restart.
+    """
 
-if __name__ == "__main__":
-    main()
+    def __init__(self, make: Callable[[], Transcriber]) -> None:
+        self._make = make
+        self._lock = threading.Lock()
+        self._made: Transcriber | None = None
+
+    def __call__(self) -> Transcriber:
+        with self._lock:
+            if self._made is None:
+                self._made = self._make()
+            return self._made

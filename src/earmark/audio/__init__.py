@@ -18,7 +18,6 @@ from earmark.audio.kinds import (
     HEAD_BYTES,
     Category,
     Kind,
-    Sniffed,
     container_of_extension,
     sniff,
 )
@@ -34,7 +33,6 @@ __all__ = [
     "Category",
     "Kind",
     "Listening",
-    "Sniffed",
     "Waveform",
     "container_of_extension",
     "decode_speech",
@@ -120,7 +118,7 @@ def listen(path: Path, *, limits: sandbox.Limits, extension: str = "") -> Listen
     """
     with path.open("rb") as file:
         head = file.read(HEAD_BYTES)
-    found = sniff(head).kind
+    found = sniff(head)
     known = found is not Kind.UNKNOWN
     kind = found if known else container_of_extension(extension)
     if not head:

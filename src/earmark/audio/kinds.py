@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from enum import StrEnum
 
 HEAD_BYTES = 4096
@@ -93,29 +92,14 @@ _WORDS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Sniffed:
-    """What the first bytes say.
-
-    Attributes:
-        kind: what the file is.
-        codec: for ogg, what its first stream is coded with ("opus", "vorbis", "speex", "flac"),
-            or "" when that is not said.
-    """
-
-    kind: Kind
-    codec: str = ""
-
-
-def sniff(head: bytes) -> Sniffed:
+def sniff(head: bytes) -> Kind:
     """Tell what a file is from its first `HEAD_BYTES` bytes, or from fewer if it is shorter.
 
     Source: the magic numbers of each format's specification; for MPEG audio ISO/IEC 11172-3
-    section 2.4.2.3 and ID3v2.4 section 3.1, for Ogg RFC 3533, for tar POSIX.1 `pax`.
+    section 2.4.2.3 and ID3v2.4 section 3.1, for tar POSIX.1 `pax`.
     """
     head = head[:HEAD_BYTES]
-    kind = _by_magic(head) or _by_structure(head) or _by_text(head) or Kind.UNKNOWN
-    return Sniffed(kind, _ogg_codec(head) if kind is Kind.OGG else "")
+    return _by_magic(head) or _by_structure(head) or _by_text(head) or Kind.UNKNOWN
 
 
 def container_of_extension(extension: str) -> Kind:
@@ -227,17 +211,3 @@ def _by_text(head: bytes) -> Kind | None:
     if _MARKUP.match(text):
         return Kind.MARKUP
     return Kind.JSON if re.match(rb'[{\[]\s*["{\[\]}]', text) else None
-
-
-_OGG_CODECS = (
-    (b"OpusHead", "opus"),
-    (b"\x01vorbis", "vorbis"),
-    (b"Speex   ", "speex"),
-    (b"\x7fFLAC", "flac"),
-)
-
-
-def _ogg_codec(head: bytes) -> str:
-    """Read the first packet's name; a page header is 27 bytes and a table of byte 26's length."""
-    packet = head[27 + head[26] :] if len(head) > 26 else b""  # noqa: PLR2004
-    return next((codec for magic, codec in _OGG_CODECS if packet.startswith(magic)), "")

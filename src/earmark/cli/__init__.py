@@ -113,7 +113,8 @@ def serve(
     ] = False,
 ) -> None:
     """Serve the APIs, with a worker beside them. SQLite is upgraded on the way."""
-    from earmark.app.serve import Listen, serve
+    from earmark.app.listen import Listen
+    from earmark.app.serve import serve
 
     listen = Listen(
         host=host,

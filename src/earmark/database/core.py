@@ -30,9 +30,10 @@ POOL_SIZE = 10
 class Scope:
     """One open transaction, bound to one organization, or to none for the service's own work.
 
-    What is executed here sees and changes only rows of that organization: each selected, updated
-    or deleted table is filtered, each insert is stamped. PostgreSQL's row-level security holds
-    the same line once more, underneath.
+    What is executed here sees and changes only rows of that organization: each table that a
+    statement itself selects from, updates or deletes is filtered, each insert is stamped. Tables
+    within its subqueries are not: those name the organization themselves. PostgreSQL's row-level
+    security holds the same line once more, underneath.
     """
 
     def __init__(self, connection: sa.Connection, organization_id: UUID | None) -> None:
@@ -124,10 +125,10 @@ class Database:
         """Opens nothing yet.
 
         Args:
-            url: `sqlite:///path` or `postgresql://…`.
+            url: `sqlite:///path`, percent-encoded, or `postgresql://…`.
 
         Raises:
-            SettingsError: another scheme, or no URL.
+            SettingsError: another scheme, no URL, or options after a path.
         """
         self.engine = _engine(url)
         self._writers = self.engine.execution_options(earmark_write=True)
@@ -158,7 +159,8 @@ class Database:
         since its busy handler starves some of many waiters.
 
         Raises:
-            UnavailableError: the database cannot serve now; nothing was committed.
+            UnavailableError: the database cannot serve now. Nothing was committed, unless it went
+                away in the middle of the commit: then nobody can know.
         """
         with _unavailable_if_down(), self._write_lock, self._writers.begin() as connection:
             yield self._scope(connection, organization_id)
@@ -194,7 +196,7 @@ def _engine(url: str) -> sa.Engine:
         parsed = sa.make_url(url)
     except sa.exc.ArgumentError:
         parsed = sa.URL.create("none")
-    if parsed.drivername == "sqlite" and parsed.database:
+    if parsed.drivername == "sqlite" and parsed.database and "?" not in url:
         return _sqlite(Path(parsed.database))
     if parsed.drivername == "postgresql":
         return sa.create_engine(
@@ -210,7 +212,8 @@ def _engine(url: str) -> sa.Engine:
             },
         )
     raise SettingsError(
-        "EARMARK_DATABASE_URL must be sqlite:///path or postgresql://user@host/name.",
+        "EARMARK_DATABASE_URL must be sqlite:///path or postgresql://user@host/name; "
+        "in a path write %3F for ? and %25 for %.",
     )
 
 

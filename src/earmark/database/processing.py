@@ -108,13 +108,19 @@ def mark_processing(scope: Scope, job: Job) -> None:
 
 
 def load_job(scope: Scope, interaction_id: UUID, number: int) -> Job:
-    """The job of this round.
+    """The job of this round, its row kept from being deleted until this transaction ends.
 
     Raises:
         GoneError: the interaction was deleted.
         SupersededError: the round is over.
     """
-    return _current(scope, interaction_id, number)
+    columns = _JOB.add_columns(interaction.c.status).where(interaction.c.id == interaction_id)
+    row = scope.row(columns.with_for_update())
+    if row is None:
+        raise GoneError(str(interaction_id))
+    if row.round != number or row.status not in _UNFINISHED:
+        raise SupersededError(str(interaction_id))
+    return _job(row)
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +163,7 @@ def claim(scope: Scope, job: Job, *, name: str, position: int, max_attempts: int
         GoneError: the interaction was deleted.
         SupersededError: the round is over.
     """
-    _current(scope, job.interaction_id, job.round)
+    load_job(scope, job.interaction_id, job.round)
     mark_processing(scope, job)
     fresh = {"interaction_id": job.interaction_id, "name": name, "position": position}
     scope.insert_if_absent(step, {**fresh, "status": StepStatus.RUNNING, "attempts": 0})
@@ -219,7 +225,7 @@ def keep_part(
         GoneError: the interaction was deleted.
         SupersededError: the round is over, or the step has been claimed anew.
     """
-    _current(scope, job.interaction_id, job.round)
+    load_job(scope, job.interaction_id, job.round)
     reached = {"progress": progress, "excused": attempt - 1}
     if not scope.run(_of_attempt(job, name, attempt).values(**reached)):
         raise SupersededError(job.id)
@@ -236,7 +242,7 @@ def record(
         GoneError: the interaction was deleted.
         SupersededError: the round is over, or the step has been claimed anew.
     """
-    _current(scope, job.interaction_id, job.round)
+    load_job(scope, job.interaction_id, job.round)
     if not _end(scope, job, name, status=status, cause=cause, attempt=attempt):
         raise SupersededError(job.id)
     if status is StepStatus.DONE:
@@ -386,17 +392,6 @@ def _organizations_in_turn(scope: Scope) -> Collection[UUID]:
     statement = sa.select(turns.c.id).where(turns.c.first.is_not(None))
     rows = scope.rows(statement.order_by(turns.c.busy, turns.c.first))
     return [row.id for row in rows]
-
-
-def _current(scope: Scope, interaction_id: UUID, number: int) -> Job:
-    """The job, its row kept from being deleted until this transaction ends."""
-    columns = _JOB.add_columns(interaction.c.status).where(interaction.c.id == interaction_id)
-    row = scope.row(columns.with_for_update())
-    if row is None:
-        raise GoneError(str(interaction_id))
-    if row.round != number or row.status not in _UNFINISHED:
-        raise SupersededError(str(interaction_id))
-    return _job(row)
 
 
 def _of_round(statement: sa.Update, job: Job) -> sa.Update:

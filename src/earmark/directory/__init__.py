@@ -29,10 +29,9 @@ from earmark.directory.changes import (
     check_node,
     distinct,
     node_after,
-    unstorable,
 )
 from earmark.errors import Invalid, InvalidError, NotFoundError
-from earmark.model import Agent, HierarchyNode, new_id, now
+from earmark.model import Agent, HierarchyNode, new_id, now, storable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -260,7 +259,7 @@ def resolve_node(
     """
     if node_id is None and code is None:
         return None
-    if code is not None and unstorable(code):
+    if code is not None and not storable(code):
         return None
     return node_rows.active_node(scope, node_id=node_id, code=code)
 
@@ -272,7 +271,7 @@ def find_agent(scope: Scope, code: str | None) -> UUID | None:
     this transaction is seen, and joined, by whoever gives the code to an agent next. So call it
     before the interaction is written or locked.
     """
-    if code is None or unstorable(code):
+    if code is None or not storable(code):
         return None
     agent_rows.reserve_code(scope, code, shared=True)
     return agent_rows.id_of_code(scope, code)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from earmark.errors import Invalid, InvalidError
-from earmark.model import MAX_INDEXED_CHARACTERS, parse_interaction_date
+from earmark.model import MAX_INDEXED_CHARACTERS, parse_interaction_date, storable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -155,11 +155,6 @@ def distinct(codes: Iterable[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(codes))
 
 
-def unstorable(text: str) -> bool:
-    """Whether PostgreSQL, or UTF-8 itself, cannot hold the text."""
-    return any(character == "\0" or "\ud800" <= character <= "\udfff" for character in text)
-
-
 def _text_faults(sent: Any, names: Iterable[str], limit: int) -> Iterator[Invalid]:
     for name in names:
         wrong = _wrong_text(getattr(sent, name) or "", limit)
@@ -170,7 +165,7 @@ def _text_faults(sent: Any, names: Iterable[str], limit: int) -> Iterator[Invali
 def _wrong_text(text: str, limit: int) -> str | None:
     if len(text) > limit:
         return f"Send at most {limit} characters."
-    if unstorable(text):
+    if not storable(text):
         return "Send whole characters only, without NUL and halves of surrogate pairs."
     return None
 

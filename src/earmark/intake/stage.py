@@ -25,9 +25,6 @@ if TYPE_CHECKING:
 BATCH_BYTES = 1024 * 1024
 """Written at once: larger gains nothing, smaller pays for more thread hops (measured)."""
 
-RESERVE_CHECK_BYTES = 64 * 1024 * 1024
-"""An upload asks for the free space again after as many bytes."""
-
 FULL_RETRY_SECONDS = 60
 """When to try again what a full disk refused: an operator has to make room first."""
 
@@ -94,7 +91,6 @@ class Stage:
         self._hash = hashlib.sha256()
         self._buffer: list[Buffer] = []
         self._buffered_bytes = 0
-        self._unchecked_bytes = 0
         self._writing: asyncio.Future[None] | None = None
         self._staged: Staged | None = None
         self._fault: Fault | None = None
@@ -187,7 +183,7 @@ class Stage:
         """Judges what the first bytes plainly are."""
         if not self._head:
             return
-        kind = audio.sniff(bytes(self._head)).kind
+        kind = audio.sniff(bytes(self._head))
         named = audio.container_of_extension(self._extension)
         archive_as_audio = (
             kind.category is audio.Category.ARCHIVE
@@ -211,7 +207,7 @@ class Stage:
 
     async def _write_batch(self, staged: Staged, batch: Sequence[Buffer], size: int) -> None:
         try:
-            await self._stages.run(self._write, staged, batch, size)
+            await self._stages.run(self._write, staged, batch)
         finally:
             self._stages.held_bytes -= size
 
@@ -222,11 +218,8 @@ class Stage:
             await asyncio.shield(writing)
             self._writing = None
 
-    def _write(self, staged: Staged, batch: Sequence[Buffer], size: int) -> None:
-        self._unchecked_bytes += size
-        if self._unchecked_bytes >= RESERVE_CHECK_BYTES:
-            self._unchecked_bytes = 0
-            self._stages.check_reserve(0)
+    def _write(self, staged: Staged, batch: Sequence[Buffer]) -> None:
+        self._stages.check_reserve(0)
         for buffer in batch:
             self._hash.update(buffer)
         staged.append(batch)

@@ -377,6 +377,14 @@ def now() -> datetime:
     return datetime.now(UTC)
 
 
+def storable(text: str) -> bool:
+    """Whether databases can keep the text: not with NUL, nor with half of a surrogate pair."""
+    return not _UNSTORABLE.search(text)
+
+
+_UNSTORABLE = re.compile("[\0\ud800-\udfff]")
+
+
 def clean_file_name(sent: str) -> str:
     """A file name, or how one begins, in the spelling in which names are stored; never refused."""
     return unicodedata.normalize("NFC", re.sub(r"[\\/]+", "/", sent).lstrip("/"))

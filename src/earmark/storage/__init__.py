@@ -36,7 +36,7 @@ class Staged(Protocol):
         """Makes the object appear under its key, whole; it survives power loss from here on.
 
         Raises:
-            UnavailableError: it did not appear; discard what was staged.
+            UnavailableError: it is not there for good; discard what was staged.
         """
 
     def discard(self) -> None:
@@ -71,7 +71,7 @@ class Store(Protocol):
 
         Raises:
             NotFoundError: no such object.
-            UnavailableError: the storage cannot serve it.
+            UnavailableError: the storage cannot serve it, now or when a next chunk is asked.
         """
 
     def local_path(self, key: str) -> AbstractContextManager[Path]:

@@ -204,17 +204,15 @@ def _write_all(descriptor: int, buffers: Sequence[Buffer]) -> None:
 
 
 def _chunks(descriptor: int, start: int, stop: int | None) -> Iterator[bytes]:
-    with os.fdopen(descriptor, "rb", buffering=0) as file:
+    with os.fdopen(descriptor, "rb", buffering=0):
         yield b""
-        file.seek(start)
-        left = stop - start if stop is not None else None
-        while left is None or left > 0:
-            size = READ_CHUNK_BYTES if left is None else min(READ_CHUNK_BYTES, left)
-            chunk = file.read(size)
+        while stop is None or start < stop:
+            size = READ_CHUNK_BYTES if stop is None else min(READ_CHUNK_BYTES, stop - start)
+            with _unavailable("read a file"):
+                chunk = os.pread(descriptor, size, start)
             if not chunk:
                 return
-            if left is not None:
-                left -= len(chunk)
+            start += len(chunk)
             yield chunk
 
 

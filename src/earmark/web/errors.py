@@ -10,7 +10,7 @@ import json
 import math
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import structlog
 from fastapi.exceptions import RequestValidationError
@@ -66,31 +66,29 @@ class Problem(Response):
         super().__init__(json.dumps(body, ensure_ascii=False), answer.status, dict(answer.headers))
 
 
-class Sentence(Response):
-    """The sentence alone, in the form that the caller prefers."""
-
-    FORMS: ClassVar[Mapping[str, str]] = {
-        "*/*": "text/plain",
-        "text/*": "text/plain",
-        "text/plain": "text/plain",
-        "application/*": "application/json",
-        "application/json": "application/json",
-        PROBLEM: PROBLEM,
-    }
-
-    @classmethod
-    def of(cls, answer: Answer, accept: str) -> Response:
-        """Words the answer as the `Accept` header prefers; the first listed wins a tie."""
-        form = _preferred(accept, cls.FORMS)
-        if form == PROBLEM:
-            return Problem(answer)
-        body = answer.sentence
-        if form == "application/json":
-            body = json.dumps(body, ensure_ascii=False)
-        return Response(body, answer.status, dict(answer.headers), form)
+_FORMS = {
+    "*/*": "text/plain",
+    "text/*": "text/plain",
+    "text/plain": "text/plain",
+    "application/*": "application/json",
+    "application/json": "application/json",
+    PROBLEM: PROBLEM,
+}
+"""What `Accept` may say → the form of the answer."""
 
 
-def _preferred(accept: str, forms: Mapping[str, str]) -> str:
+def sentence(answer: Answer, accept: str) -> Response:
+    """The sentence alone, as the `Accept` header prefers it; the first listed wins a tie."""
+    form = _preferred(accept)
+    if form == PROBLEM:
+        return Problem(answer)
+    body = answer.sentence
+    if form == "application/json":
+        body = json.dumps(body, ensure_ascii=False)
+    return Response(body, answer.status, dict(answer.headers), form)
+
+
+def _preferred(accept: str) -> str:
     best, form = 0.0, "text/plain"
     for entry in accept.lower().split(","):
         media_range, *parameters = (part.strip() for part in entry.split(";"))
@@ -98,8 +96,8 @@ def _preferred(accept: str, forms: Mapping[str, str]) -> str:
         for parameter in parameters:
             if parameter.startswith("q="):
                 quality = _quality(parameter[2:])
-        if media_range in forms and quality > best:
-            best, form = quality, forms[media_range]
+        if media_range in _FORMS and quality > best:
+            best, form = quality, _FORMS[media_range]
     return form
 
 
@@ -199,7 +197,7 @@ def respond(request: Request, answer: Answer) -> Response:
     """Words an answer for the API that was called."""
     if request.url.path.startswith(("/v1/", "/health/")):
         return Problem(answer)
-    return Sentence.of(answer, ",".join(request.headers.getlist("accept")))
+    return sentence(answer, ",".join(request.headers.getlist("accept")))
 
 
 def install(

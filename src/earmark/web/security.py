@@ -13,10 +13,10 @@ from starlette.requests import Request  # noqa: TC002 - FastAPI reads it from th
 
 from earmark.access import RateState
 from earmark.errors import RateLimitedError, UnauthenticatedError
+from earmark.model import Grant, Principal
 
 if TYPE_CHECKING:
     from earmark.access import Access
-    from earmark.model import Grant, Principal
 
 # auto_error is off: a missing token is told by our own error, in the form of the API called.
 _SCHEME = OAuth2(
@@ -50,6 +50,13 @@ def requires(grant: Grant) -> Any:
         return found
 
     return Depends(principal)
+
+
+Ingester = Annotated[Principal, requires(Grant.INGEST)]
+Reader = Annotated[Principal, requires(Grant.READ)]
+Manager = Annotated[Principal, requires(Grant.MANAGE)]
+Deleter = Annotated[Principal, requires(Grant.DELETE)]
+"""The parameter by which a route says which grant it needs, and learns who calls."""
 
 
 def _charge(request: Request, access: Access, client_id: str) -> None:

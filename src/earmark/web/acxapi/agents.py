@@ -5,14 +5,19 @@ from typing import Annotated, Self
 from uuid import UUID
 
 from fastapi import APIRouter
-from pydantic import Field, Strict
+from pydantic import Strict
 from starlette.requests import Request
 
-from earmark.directory import MAX_NAME_CHARACTERS, AgentChange, Directory, NewAgent
+from earmark.directory import AgentChange, Directory, NewAgent
 from earmark.errors import NotFoundError
-from earmark.model import MAX_INDEXED_CHARACTERS, Agent, Grant, Principal
+from earmark.model import Agent
 from earmark.web.acxapi.body import (
+    IS_ACTIVE,
+    REMOVE,
     Body,
+    Code,
+    Name,
+    Text,
     Wire,
     document_body,
     document_errors,
@@ -21,15 +26,8 @@ from earmark.web.acxapi.body import (
     parse,
     published_names,
 )
-from earmark.web.security import requires
+from earmark.web.security import Manager, Reader
 
-REMOVE = "remove"
-"""The word that unlinks a user or a manager, without regard to case."""
-
-# Lengths are told here and judged by the directory.
-Name = Annotated[str, Field(json_schema_extra={"minLength": 1, "maxLength": MAX_NAME_CHARACTERS})]
-Text = Annotated[str, Field(json_schema_extra={"maxLength": MAX_NAME_CHARACTERS})]
-Code = Annotated[str, Field(json_schema_extra={"maxLength": MAX_INDEXED_CHARACTERS})]
 Id = Annotated[UUID, Strict(False)]
 
 
@@ -95,40 +93,25 @@ class AgentAnswer(Wire):
         )
 
 
-Reader = Annotated[Principal, requires(Grant.READ)]
-Manager = Annotated[Principal, requires(Grant.MANAGE)]
-
 _NAMES = {"email": "agentEmail", "code": "agentCode", "node_ids": "osms"}
 _AGENT_ID = document_parameter("AgentId", "path", {"type": "string", "format": "uuid"})
-_IS_ACTIVE = {
-    **document_parameter("IsActive", "query", {"type": "boolean"}),
-    "allowEmptyValue": True,  # and means that nothing was asked
-}
 
 
 def router(directory: Directory) -> APIRouter:
     """The routes of agents."""
     routes = APIRouter(tags=["Agent"])
+    _add_reading(routes, directory)
+    _add_changing(routes, directory)
+    return routes
 
-    @routes.post(
-        "/Agent",
-        operation_id="createAgent",
-        summary="Create agent",
-        responses=document_errors(400, 413),
-        openapi_extra=document_body(CreateAgent),
-    )
-    def create(principal: Manager, body: Body) -> AgentAnswer:
-        """Adds an agent; interactions that were uploaded with its code are joined to it."""
-        new = _new(parse(CreateAgent, body))
-        with published_names(_NAMES):
-            return AgentAnswer.of(directory.for_(principal).create_agent(new))
 
+def _add_reading(routes: APIRouter, directory: Directory) -> None:
     @routes.get(
         "/Agent/All",
         operation_id="listAgents",
         summary="All agents",
         responses=document_errors(400, 404),
-        openapi_extra={"parameters": [_IS_ACTIVE]},
+        openapi_extra={"parameters": [IS_ACTIVE]},
     )
     def every(principal: Reader, request: Request) -> list[AgentAnswer]:
         """Every agent of the organization; 404 if there is none."""
@@ -148,6 +131,21 @@ def router(directory: Directory) -> APIRouter:
         """One agent."""
         return AgentAnswer.of(directory.for_(principal).agent(_agent_id(request)))
 
+
+def _add_changing(routes: APIRouter, directory: Directory) -> None:
+    @routes.post(
+        "/Agent",
+        operation_id="createAgent",
+        summary="Create agent",
+        responses=document_errors(400, 413),
+        openapi_extra=document_body(CreateAgent),
+    )
+    def create(principal: Manager, body: Body) -> AgentAnswer:
+        """Adds an agent; interactions that were uploaded with its code are joined to it."""
+        new = _new(parse(CreateAgent, body))
+        with published_names(_NAMES):
+            return AgentAnswer.of(directory.for_(principal).create_agent(new))
+
     @routes.put(
         "/Agent/{AgentId:uuid}",  # noqa: FAST003 (documented below)
         operation_id="updateAgent",
@@ -161,8 +159,6 @@ def router(directory: Directory) -> APIRouter:
         with published_names(_NAMES):
             agent = directory.for_(principal).change_agent(_agent_id(request), change)
         return AgentAnswer.of(agent)
-
-    return routes
 
 
 def _agent_id(request: Request) -> UUID:

@@ -9,14 +9,24 @@ from contextlib import contextmanager
 from typing import Annotated, Any, TypeVar
 
 from fastapi import Depends
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_camel
 from starlette.requests import ClientDisconnect, Request
 
+from earmark.directory import MAX_NAME_CHARACTERS
 from earmark.errors import Invalid, InvalidError, TooLargeError
+from earmark.model import MAX_INDEXED_CHARACTERS
 
 MAX_BODY_BYTES = 256 * 1024
 """As much as an upload's metadata may have."""
+
+REMOVE = "remove"
+"""The word that unlinks what an id would link, without regard to case."""
+
+# Lengths are told here and judged by the directory.
+Name = Annotated[str, Field(json_schema_extra={"minLength": 1, "maxLength": MAX_NAME_CHARACTERS})]
+Text = Annotated[str, Field(json_schema_extra={"maxLength": MAX_NAME_CHARACTERS})]
+Code = Annotated[str, Field(json_schema_extra={"maxLength": MAX_INDEXED_CHARACTERS})]
 
 
 class Wire(BaseModel):
@@ -119,6 +129,11 @@ def document_parameter(name: str, place: str, schema: Mapping[str, Any]) -> dict
     """What OpenAPI says of a parameter in "path" or "query"."""
     return {"name": name, "in": place, "required": place == "path", "schema": dict(schema)}
 
+
+IS_ACTIVE = {
+    **document_parameter("IsActive", "query", {"type": "boolean"}),
+    "allowEmptyValue": True,  # and means that nothing was asked
+}
 
 _TEXT: dict[str, Any] = {"schema": {"type": "string"}}
 _ERROR_BODY = {

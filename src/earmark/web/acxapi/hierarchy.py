@@ -13,11 +13,16 @@ from pydantic import Field, Strict
 from starlette.requests import Request
 from starlette.responses import Response
 
-from earmark.directory import MAX_NAME_CHARACTERS, Directory, NewNode, NodeChange
+from earmark.directory import Directory, NewNode, NodeChange
 from earmark.errors import Invalid, InvalidError, NotFoundError
-from earmark.model import MAX_INDEXED_CHARACTERS, Grant, HierarchyNode, Principal
+from earmark.model import MAX_INDEXED_CHARACTERS, HierarchyNode
 from earmark.web.acxapi.body import (
+    IS_ACTIVE,
+    REMOVE,
     Body,
+    Code,
+    Name,
+    Text,
     Wire,
     document_body,
     document_errors,
@@ -26,15 +31,8 @@ from earmark.web.acxapi.body import (
     parse,
     published_names,
 )
-from earmark.web.security import requires
+from earmark.web.security import Manager, Reader
 
-REMOVE = "remove"
-"""The word that makes a node a top-level one, without regard to case."""
-
-# Lengths are told here and judged by the directory.
-Name = Annotated[str, Field(json_schema_extra={"minLength": 1, "maxLength": MAX_NAME_CHARACTERS})]
-Text = Annotated[str, Field(json_schema_extra={"maxLength": MAX_NAME_CHARACTERS})]
-Code = Annotated[str, Field(json_schema_extra={"maxLength": MAX_INDEXED_CHARACTERS})]
 OtherCode = Annotated[
     str, Field(json_schema_extra={"minLength": 1, "maxLength": MAX_INDEXED_CHARACTERS})
 ]
@@ -119,21 +117,36 @@ class HierarchyAnswer(Wire):
         )
 
 
-Reader = Annotated[Principal, requires(Grant.READ)]
-Manager = Annotated[Principal, requires(Grant.MANAGE)]
-
 _NAMES = {"codes": "hierarchyCodes", "contact_user_ids": "contactsUserIds"}
 _NODE_ID = document_parameter("HierarchyId", "path", {"type": "string", "format": "uuid"})
-_IS_ACTIVE = {
-    **document_parameter("IsActive", "query", {"type": "boolean"}),
-    "allowEmptyValue": True,  # and means that nothing was asked
-}
 
 
 def router(directory: Directory) -> APIRouter:
     """The routes of the hierarchy."""
     routes = APIRouter(tags=["Hierarchy"])
+    _add_reading(routes, directory)
+    _add_changing(routes, directory)
+    return routes
 
+
+def _add_reading(routes: APIRouter, directory: Directory) -> None:
+    @routes.get(
+        "/Hierarchy/All",
+        operation_id="listHierarchies",
+        summary="All hierarchies",
+        response_model=list[HierarchyAnswer],
+        responses=document_errors(400, 404),
+        openapi_extra={"parameters": [IS_ACTIVE]},
+    )
+    def every(principal: Reader, request: Request) -> Response:
+        """The organization's tree; 404 if no node is active, or inactive, as asked."""
+        nodes = directory.for_(principal).tree(is_active=flag(request, "IsActive"))
+        if not nodes:
+            raise NotFoundError("no hierarchy nodes")
+        return _json(render(nodes))
+
+
+def _add_changing(routes: APIRouter, directory: Directory) -> None:
     @routes.post(
         "/Hierarchy",
         operation_id="createHierarchy",
@@ -148,21 +161,6 @@ def router(directory: Directory) -> APIRouter:
         with published_names(_NAMES):
             node = directory.for_(principal).create_node(new)
         return _json(render([node])[1:-1])
-
-    @routes.get(
-        "/Hierarchy/All",
-        operation_id="listHierarchies",
-        summary="All hierarchies",
-        response_model=list[HierarchyAnswer],
-        responses=document_errors(400, 404),
-        openapi_extra={"parameters": [_IS_ACTIVE]},
-    )
-    def every(principal: Reader, request: Request) -> Response:
-        """The organization's tree; 404 if no node is active, or inactive, as asked."""
-        nodes = directory.for_(principal).tree(is_active=flag(request, "IsActive"))
-        if not nodes:
-            raise NotFoundError("no hierarchy nodes")
-        return _json(render(nodes))
 
     @routes.put(
         "/Hierarchy/{HierarchyId:uuid}",  # noqa: FAST003 (documented below)
@@ -179,8 +177,6 @@ def router(directory: Directory) -> APIRouter:
         with published_names({**_NAMES, "parent_id": "newParentId"}):
             node = bound.change_node(request.path_params["HierarchyId"], change)
         return _json(render(bound.tree(under=node.id))[1:-1])
-
-    return routes
 
 
 def render(nodes: Iterable[HierarchyNode]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from base64 import b64encode
 from contextlib import AsyncExitStack, aclosing
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 from uuid import UUID  # noqa: TC003 - pydantic reads it
 
 from fastapi import APIRouter
@@ -12,12 +12,11 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
 from earmark.errors import RefusedError
-from earmark.model import Grant, Principal
 from earmark.web.acxapi import wire
 from earmark.web.acxapi.body import Wire, document_errors
 from earmark.web.errors import Answer, respond
 from earmark.web.multipart import IdleError, Part, boundary_of, malformed, parts
-from earmark.web.security import requires
+from earmark.web.security import Ingester  # noqa: TC001 - FastAPI reads it from the annotation
 
 if TYPE_CHECKING:
     from earmark.intake import Accepted, Intake, OrganizationIntake, Stage
@@ -60,9 +59,7 @@ def router(intake: Intake, *, idle_seconds: float) -> APIRouter:
         responses=document_errors(400, 408, 413, 415),
         openapi_extra=_REQUEST,
     )
-    async def upload_media(
-        request: Request, principal: Annotated[Principal, requires(Grant.INGEST)]
-    ) -> Response:
+    async def upload_media(request: Request, principal: Ingester) -> Response:
         """Takes a recording or a chat archive; 200 means that it is durable and gets processed.
 
         The answer to a refusal is one sentence; with `Accept: application/problem+json` it has
@@ -106,9 +103,10 @@ class _Upload:
     def __init__(self, intake: OrganizationIntake, stack: AsyncExitStack) -> None:
         self._intake = intake
         self._stack = stack
-        self._texts: dict[str, bytearray] = {}
+        self._texts: dict[str, bytes] = {}
         self._seen: set[str] = set()
         self._now = ""
+        self._partial = bytearray()
         self._file: wire.FilePart | None = None
         self._stage: Stage | None = None
         self._submission: Submission | None = None
@@ -135,8 +133,8 @@ class _Upload:
         return await self._intake.commit(self._stage, self._submission)
 
     async def _begin(self, part: Part) -> None:
-        self._now = part.name
-        if part.name not in _PARTS:
+        self._now, self._partial = part.name, bytearray()
+        if part.name != "file" and part.name not in _TEXTS:
             return
         if part.name in self._seen:
             raise malformed(f"The part {part.name} comes twice.")
@@ -152,40 +150,37 @@ class _Upload:
     async def _take(self, chunk: bytes) -> None:
         if self._now == "file" and self._stage is not None:
             await self._stage.append(chunk)
-            self._check_content()
-        elif self._now in _PARTS and self._now != "file":
-            text = self._texts.setdefault(f"{self._now}…", bytearray())
-            text += chunk[: _PARTS[self._now] + 1 - len(text)]
+            if self._submission is not None and self._stage.fault is not None:
+                raise RefusedError([self._stage.fault])  # no need to read it to its end
+        elif self._now in _TEXTS:
+            self._partial += chunk[: _TEXTS[self._now] + 1 - len(self._partial)]
 
     async def _end(self) -> None:
         """A part is whole."""
         if self._now == "file" and self._stage is not None:
             await self._stage.finish()
-            self._check_content()
-        elif self._now in _PARTS and self._now != "file":
-            self._texts[self._now] = self._texts.pop(f"{self._now}…", bytearray())
+        elif self._now in _TEXTS:
+            self._texts[self._now] = bytes(self._partial)
         if self._now == "metadata" and self._file is not None:
             await self._judge()
 
     async def _judge(self) -> None:
-        """Judges all that is known: once metadata and file header are, or the form has ended."""
+        """Judges all that is known: once metadata and file header are, or the form has ended.
+
+        What the file holds comes after all of it: `commit` refuses that.
+        """
         self._submission = wire.read_submission(
-            bytes(self._texts.get("metadata", b"")), self._file, self._text("signedurl")
+            self._texts.get("metadata"), self._file, self._text("signedurl")
         )
         await self._intake.check(self._submission, self._stage)
-        self._check_content()
-
-    def _check_content(self) -> None:
-        """Content is judged after everything else, whatever came first."""
-        if self._submission is not None and self._stage is not None and self._stage.fault:
-            raise RefusedError([self._stage.fault])
 
     def _text(self, name: str) -> str:
         return self._texts.get(name, b"").decode(errors="replace").strip()
 
 
-_PARTS = {"file": 0, "metadata": wire.MAX_METADATA_BYTES, "signedurl": MAX_URL_BYTES}
-"""The parts that are read → how many bytes of their text are kept to be judged."""
+_TEXTS = {"metadata": wire.MAX_METADATA_BYTES, "signedurl": MAX_URL_BYTES}
+"""The parts that are read beside the file → how many bytes each may have; one more is kept, so
+that a longer one is seen to be so."""
 
 _METADATA = (
     "A JSON object; keys match without regard to case: FileName, UploadType (Audio or Chat), "

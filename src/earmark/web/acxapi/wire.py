@@ -179,7 +179,6 @@ class _Reader:
         """The submission; None if what it cannot be without is at fault."""
         media_type = self._media_type()
         file_name = self._file_name(media_type, file)
-        hierarchy_id = self._read("HierarchyId", _uuid)
         submission = Submission(
             file_name=file_name or "",
             media_type=media_type or MediaType.AUDIO,
@@ -196,7 +195,7 @@ class _Reader:
                 **(self._read("ExtendedMetadata", _merged) or {}),
                 **(self._read("ExtendedMetadataValues", _merged_or_object) or {}),
             },
-            hierarchy_id=hierarchy_id,
+            hierarchy_id=self._read("HierarchyId", _uuid),
             hierarchy_code=self._read("HierarchyCode", _code),
             apply_hierarchy_to_agent=self._read("ApplyHierarchyToAgent", _boolean) or False,
             locale=self._read("LocaleId", _locale) or DEFAULT_LOCALE,
@@ -287,10 +286,10 @@ def _uuid(value: Any) -> UUID:
 def _boolean(value: Any) -> bool:
     if isinstance(value, bool):
         return value
-    known = {"true": True, "false": False}
-    if isinstance(value, _Number) or _text(value).casefold() not in known:
+    text = _text(value).casefold()
+    if text not in {"true", "false"}:
         raise ValueError("Send true or false.")
-    return known[value.casefold()]
+    return text == "true"
 
 
 def _locale(value: Any) -> str:

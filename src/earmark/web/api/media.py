@@ -165,6 +165,6 @@ def _unsatisfiable(size_bytes: int) -> Response:
             HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE,
             "range_not_satisfiable",
             sentence,
-            {"Content-Range": f"bytes */{size_bytes}", "Accept-Ranges": "bytes"},
+            {"Content-Range": f"bytes */{size_bytes}"},
         )
     )

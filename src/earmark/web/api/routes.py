@@ -13,11 +13,10 @@ from uuid import UUID
 from fastapi import APIRouter, Path, Query, Request, Response
 
 from earmark.errors import NotFoundError
-from earmark.model import Grant, Principal
 from earmark.web.api import media
 from earmark.web.api.problems import problems
 from earmark.web.api.records import Filters, InteractionShape, PageShape
-from earmark.web.security import requires
+from earmark.web.security import Deleter, Manager, Reader  # noqa: TC001 - FastAPI reads them
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -27,9 +26,6 @@ if TYPE_CHECKING:
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII | re.IGNORECASE)
 
 _Id = Annotated[str, Path(json_schema_extra={"format": "uuid"})]
-_Reader = Annotated[Principal, requires(Grant.READ)]
-_Manager = Annotated[Principal, requires(Grant.MANAGE)]
-_Deleter = Annotated[Principal, requires(Grant.DELETE)]
 
 
 def router(interactions: Interactions) -> APIRouter:
@@ -50,7 +46,7 @@ def _add_reading(made: APIRouter, interactions: Interactions) -> None:
         response_model=PageShape,
         responses=problems(400),
     )
-    def list_interactions(caller: _Reader, filters: Annotated[Filters, Query()]) -> Response:
+    def list_interactions(caller: Reader, filters: Annotated[Filters, Query()]) -> Response:
         page = interactions.for_(caller).find(
             filters.query(), limit=filters.limit, cursor=filters.cursor
         )
@@ -63,7 +59,7 @@ def _add_reading(made: APIRouter, interactions: Interactions) -> None:
         response_model=InteractionShape,
         responses=problems(404),
     )
-    def get_interaction(interaction_id: _Id, caller: _Reader) -> Response:
+    def get_interaction(interaction_id: _Id, caller: Reader) -> Response:
         return _json(InteractionShape.of(interactions.for_(caller).get(_uuid(interaction_id))))
 
     @made.get(
@@ -74,7 +70,7 @@ def _add_reading(made: APIRouter, interactions: Interactions) -> None:
         response_model=dict[str, Any],
         responses=problems(404, 409),
     )
-    def get_interaction_waveform(interaction_id: _Id, caller: _Reader) -> Response:
+    def get_interaction_waveform(interaction_id: _Id, caller: Reader) -> Response:
         return Response(
             interactions.for_(caller).waveform(_uuid(interaction_id)),
             media_type="application/json",
@@ -90,7 +86,7 @@ def _add_media(made: APIRouter, interactions: Interactions) -> None:
         responses={**_MEDIA, **problems(404, 416)},
         openapi_extra=_MEDIA_REQUEST,
     )
-    def get_interaction_media(interaction_id: _Id, caller: _Reader, request: Request) -> Response:
+    def get_interaction_media(interaction_id: _Id, caller: Reader, request: Request) -> Response:
         return media.get(interactions.for_(caller).media(_uuid(interaction_id)), request.headers)
 
     @made.head(
@@ -100,7 +96,7 @@ def _add_media(made: APIRouter, interactions: Interactions) -> None:
         response_class=Response,
         responses={304: _MEDIA[304], **problems(404)},
     )
-    def head_interaction_media(interaction_id: _Id, caller: _Reader, request: Request) -> Response:
+    def head_interaction_media(interaction_id: _Id, caller: Reader, request: Request) -> Response:
         return media.head(interactions.for_(caller).media(_uuid(interaction_id)), request.headers)
 
 
@@ -113,7 +109,7 @@ def _add_changing(made: APIRouter, interactions: Interactions) -> None:
         response_class=Response,
         responses=problems(404),
     )
-    def delete_interaction(interaction_id: _Id, caller: _Deleter) -> Response:
+    def delete_interaction(interaction_id: _Id, caller: Deleter) -> Response:
         interactions.for_(caller).delete(_uuid(interaction_id))
         return Response(status_code=204)
 
@@ -125,7 +121,7 @@ def _add_changing(made: APIRouter, interactions: Interactions) -> None:
         response_class=Response,
         responses=problems(404, 409),
     )
-    def retry_interaction(interaction_id: _Id, caller: _Manager) -> Response:
+    def retry_interaction(interaction_id: _Id, caller: Manager) -> Response:
         interactions.for_(caller).retry(_uuid(interaction_id))
         return Response(status_code=202)
 
