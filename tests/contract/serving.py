@@ -200,7 +200,7 @@ async def exchange(
     Args:
         app: the ASGI app.
         method: in capitals.
-        path: without a query.
+        path: with a query, if there is one.
         headers: their names with `_` for `-`; a value that is "" is not sent.
         chunks: the body in pieces.
         gone: the caller leaves after the last piece, before the body's end.
@@ -212,9 +212,9 @@ async def exchange(
         "http_version": "1.1",
         "method": method,
         "scheme": "http",
-        "path": path,
-        "raw_path": path.encode(),
-        "query_string": b"",
+        "path": path.partition("?")[0],
+        "raw_path": path.partition("?")[0].encode(),
+        "query_string": path.partition("?")[2].encode(),
         "root_path": "",
         "headers": [
             (name.replace("_", "-").lower().encode(), value.encode("latin-1"))

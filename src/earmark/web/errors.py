@@ -18,6 +18,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from earmark import errors
+from earmark.web.negotiation import preferred
 from earmark.web.routing import methods_of
 
 if TYPE_CHECKING:
@@ -66,47 +67,19 @@ class Problem(Response):
         super().__init__(json.dumps(body, ensure_ascii=False), answer.status, dict(answer.headers))
 
 
-_FORMS = {
-    "*/*": "text/plain",
-    "text/*": "text/plain",
-    "text/plain": "text/plain",
-    "application/*": "application/json",
-    "application/json": "application/json",
-    PROBLEM: PROBLEM,
-}
-"""What `Accept` may say → the form of the answer."""
+_FORMS = ("text/plain", "application/json", PROBLEM)
+"""In which a sentence can be told, the usual one first."""
 
 
 def sentence(answer: Answer, accept: str) -> Response:
     """The sentence alone, as the `Accept` header prefers it; the first listed wins a tie."""
-    form = _preferred(accept)
+    form = preferred(accept, _FORMS) or "text/plain"
     if form == PROBLEM:
         return Problem(answer)
     body = answer.sentence
     if form == "application/json":
         body = json.dumps(body, ensure_ascii=False)
     return Response(body, answer.status, dict(answer.headers), form)
-
-
-def _preferred(accept: str) -> str:
-    best, form = 0.0, "text/plain"
-    for entry in accept.lower().split(","):
-        media_range, *parameters = (part.strip() for part in entry.split(";"))
-        quality = 1.0
-        for parameter in parameters:
-            if parameter.startswith("q="):
-                quality = _quality(parameter[2:])
-        if media_range in _FORMS and quality > best:
-            best, form = quality, _FORMS[media_range]
-    return form
-
-
-def _quality(text: str) -> float:
-    try:
-        quality = float(text)
-    except ValueError:
-        return 0.0
-    return quality if 0 <= quality <= 1 else 0.0  # also false for nan
 
 
 def describe(error: errors.EarmarkError) -> Answer:

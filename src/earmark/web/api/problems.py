@@ -34,6 +34,7 @@ _REASONS = {
     401: "No valid access token.",
     403: "The client lacks the grant that this needs.",
     404: "The organization has no such thing.",
+    406: "`Accept` allows none of the forms that there are.",
     409: "The interaction is not in a state that allows this.",
     416: "The range lies outside the media; `Content-Range` has its size.",
     429: "Too many requests; retry after `Retry-After` seconds.",

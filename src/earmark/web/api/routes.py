@@ -6,14 +6,12 @@ their answers there too, and leave the event loop nothing to do but to send them
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Annotated, Any
-from uuid import UUID
 
-from fastapi import APIRouter, Path, Query, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 
-from earmark.errors import NotFoundError
 from earmark.web.api import media
+from earmark.web.api.ids import InteractionId, uuid_of
 from earmark.web.api.problems import problems
 from earmark.web.api.records import Filters, InteractionShape, PageShape
 from earmark.web.security import Deleter, Manager, Reader  # noqa: TC001 - FastAPI reads them
@@ -22,10 +20,6 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
     from earmark.interactions import Interactions
-
-_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII | re.IGNORECASE)
-
-_Id = Annotated[str, Path(json_schema_extra={"format": "uuid"})]
 
 
 def router(interactions: Interactions) -> APIRouter:
@@ -59,8 +53,8 @@ def _add_reading(made: APIRouter, interactions: Interactions) -> None:
         response_model=InteractionShape,
         responses=problems(404),
     )
-    def get_interaction(interaction_id: _Id, caller: Reader) -> Response:
-        return _json(InteractionShape.of(interactions.for_(caller).get(_uuid(interaction_id))))
+    def get_interaction(interaction_id: InteractionId, caller: Reader) -> Response:
+        return _json(InteractionShape.of(interactions.for_(caller).get(uuid_of(interaction_id))))
 
     @made.get(
         "/{interaction_id}/waveform",
@@ -70,9 +64,9 @@ def _add_reading(made: APIRouter, interactions: Interactions) -> None:
         response_model=dict[str, Any],
         responses=problems(404, 409),
     )
-    def get_interaction_waveform(interaction_id: _Id, caller: Reader) -> Response:
+    def get_interaction_waveform(interaction_id: InteractionId, caller: Reader) -> Response:
         return Response(
-            interactions.for_(caller).waveform(_uuid(interaction_id)),
+            interactions.for_(caller).waveform(uuid_of(interaction_id)),
             media_type="application/json",
         )
 
@@ -86,8 +80,10 @@ def _add_media(made: APIRouter, interactions: Interactions) -> None:
         responses={**_MEDIA, **problems(404, 416)},
         openapi_extra=_MEDIA_REQUEST,
     )
-    def get_interaction_media(interaction_id: _Id, caller: Reader, request: Request) -> Response:
-        return media.get(interactions.for_(caller).media(_uuid(interaction_id)), request.headers)
+    def get_interaction_media(
+        interaction_id: InteractionId, caller: Reader, request: Request
+    ) -> Response:
+        return media.get(interactions.for_(caller).media(uuid_of(interaction_id)), request.headers)
 
     @made.head(
         "/{interaction_id}/media",
@@ -96,8 +92,12 @@ def _add_media(made: APIRouter, interactions: Interactions) -> None:
         response_class=Response,
         responses={304: _MEDIA[304], **problems(404)},
     )
-    def head_interaction_media(interaction_id: _Id, caller: Reader, request: Request) -> Response:
-        return media.head(interactions.for_(caller).media(_uuid(interaction_id)), request.headers)
+    def head_interaction_media(
+        interaction_id: InteractionId, caller: Reader, request: Request
+    ) -> Response:
+        return media.head(
+            interactions.for_(caller).media(uuid_of(interaction_id)), request.headers
+        )
 
 
 def _add_changing(made: APIRouter, interactions: Interactions) -> None:
@@ -109,8 +109,8 @@ def _add_changing(made: APIRouter, interactions: Interactions) -> None:
         response_class=Response,
         responses=problems(404),
     )
-    def delete_interaction(interaction_id: _Id, caller: Deleter) -> Response:
-        interactions.for_(caller).delete(_uuid(interaction_id))
+    def delete_interaction(interaction_id: InteractionId, caller: Deleter) -> Response:
+        interactions.for_(caller).delete(uuid_of(interaction_id))
         return Response(status_code=204)
 
     @made.post(
@@ -121,16 +121,9 @@ def _add_changing(made: APIRouter, interactions: Interactions) -> None:
         response_class=Response,
         responses=problems(404, 409),
     )
-    def retry_interaction(interaction_id: _Id, caller: Manager) -> Response:
-        interactions.for_(caller).retry(_uuid(interaction_id))
+    def retry_interaction(interaction_id: InteractionId, caller: Manager) -> Response:
+        interactions.for_(caller).retry(uuid_of(interaction_id))
         return Response(status_code=202)
-
-
-def _uuid(sent: str) -> UUID:
-    """The id in a path. What is no UUID is no interaction's, and is answered as any unknown."""
-    if not _UUID.fullmatch(sent):
-        raise NotFoundError(sent)
-    return UUID(sent)
 
 
 def _json(record: BaseModel) -> Response:
