@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import quote, urlsplit
@@ -163,10 +164,10 @@ class Settings(BaseSettings):
         "engine the name that its server knows. Empty means `base`, else the first that is "
         "installed; `whisper-1` for a remote engine.",
     )
-    models: Path = Field(
-        default=Path("~/.local/share/earmark/models"),
+    models: str = Field(
+        default="",
         description="Folder in which `earmark models install` puts models; all data folders "
-        "share it.",
+        "share it. Empty means `earmark/models` in `$XDG_DATA_HOME`, else in `~/.local/share`.",
     )
     speech_url: str = Field(
         default="",
@@ -203,6 +204,12 @@ class Settings(BaseSettings):
     def storage_address(self) -> str:
         """The store's URL with the default filled in."""
         return self.storage_url or (self.data.absolute() / "storage").as_uri()
+
+    @property
+    def models_folder(self) -> Path:
+        """The folder of models with the default filled in."""
+        shared = os.environ.get("XDG_DATA_HOME") or "~/.local/share"
+        return Path(self.models or f"{shared}/earmark/models").expanduser()
 
     @property
     def on_sqlite(self) -> bool:

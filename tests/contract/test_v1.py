@@ -214,6 +214,10 @@ def test_the_record_has_every_key_and_says_it_in_the_words_of_v1(
         "size_bytes": 3,
         "sha256": "ab" * 32,
         "audio": audio,
+        "transcript": None,
+        "chat_message_count": None,
+        "chat_first_at": None,
+        "chat_last_at": None,
         "warnings": [{"code": "container_differs", "message": "It is a WAV."}],
         "steps": [
             {
@@ -223,6 +227,7 @@ def test_the_record_has_every_key_and_says_it_in_the_words_of_v1(
                 "started_at": "2022-03-18T12:00:00Z",
                 "finished_at": "2022-03-19T12:00:00Z",
                 "error": {"code": "broken", "message": "It is broken."},
+                "progress": None,
             }
         ],
     }
@@ -664,11 +669,15 @@ def test_every_operation_is_documented_with_the_statuses_that_it_has(app: App) -
         for operation in path.values()
     }
     assert statuses == {
+        "list_events": "200 400 401 403 429 503",
+        "stream_events": "200 400 401 403 429 503",
         "list_interactions": "200 400 401 403 429 503",
         "get_interaction": "200 401 403 404 429 503",
         "delete_interaction": "204 401 403 404 429 503",
         "get_interaction_media": "200 206 304 401 403 404 416 429 503",
         "head_interaction_media": "200 304 401 403 404 429 503",
+        "get_interaction_transcript": "200 401 403 404 406 409 429 503",
+        "get_interaction_transcript_as": "200 401 403 404 409 429 503",
         "get_interaction_waveform": "200 401 403 404 409 429 503",
         "retry_interaction": "202 401 403 404 409 429 503",
     }

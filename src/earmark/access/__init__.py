@@ -18,7 +18,7 @@ from earmark.access.tokens import LIFETIME_SECONDS, SCOPE, Tokens, Verified
 from earmark.database import clients as queries
 from earmark.database import journal
 from earmark.errors import ForbiddenError, Invalid, InvalidError, UnauthenticatedError
-from earmark.model import DEFAULT_GRANTS, Client, Grant, Principal, now, storable
+from earmark.model import DEFAULT_GRANTS, Client, Grant, Organization, Principal, now, storable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
@@ -145,6 +145,23 @@ class Access:
             queries.add_client(scope, client, secret_hash=self._secrets.hash(secret))
             _audit(scope, organization_id, "client.create", client.id, {"grants": sorted(grants)})
         return NewClient(client, secret)
+
+    def organizations(self) -> list[Organization]:
+        """Every organization, by name."""
+        with self._database.read(None) as scope:
+            return queries.organizations(scope)
+
+    def set_agent_channel(self, organization: str, channel: int) -> None:
+        """Says on which channel an organization records its agents, from 0.
+
+        Raises:
+            InvalidError: no such organization.
+        """
+        with self._database.write(None) as scope:
+            organization_id = _organization(scope, organization, create=False)
+            queries.set_agent_channel(scope, organization_id, channel)
+            detail = {"agent_channel": channel}
+            _audit(scope, organization_id, "organization.set", str(organization_id), detail)
 
     def clients(self) -> Sequence[Client]:
         """Every client, by the name of its organization and then by age."""

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from earmark import config, sandbox
-from earmark.app.parts import Parts
+from earmark import config, sandbox, speech
+from earmark.app.parts import Parts, speech_options
 from earmark.app.secret import FILE_NAME
 from earmark.database import migrate, workers
 from earmark.errors import EarmarkError, SettingsError
@@ -48,7 +48,19 @@ def examine(data: Path | None) -> Iterator[Finding]:
     with closing(Parts(settings, issuer="http://localhost")) as parts:
         yield from _of_parts(parts)
     yield _sandbox()
+    yield _speech(settings)
     yield _address(settings)
+
+
+def _speech(settings: Settings) -> Finding:
+    if settings.speech_engine == "off":
+        return Finding("ok", "speech", "recognition is switched off")
+    try:
+        engine = speech.open_engine(settings.speech_engine, speech_options(settings))
+    except speech.SpeechMissingError as error:
+        return Finding("warn", "speech", "recordings get no transcripts", error.cause.message)
+    identity = engine.identity
+    return Finding("ok", "speech", f"engine {identity.engine}, model {identity.model}")
 
 
 def _of_parts(parts: Parts) -> Iterator[Finding]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from earmark import speech
 from earmark.access import Access, Rate, parse_rate
 from earmark.app.secret import secret_key
 from earmark.database import Database, migrate, workers
@@ -132,6 +133,17 @@ def make_data_folder(settings: Settings) -> None:
             f"EARMARK_DATA names a folder that cannot be used ({error.strerror}); "
             "create it for this user or name another.",
         ) from error
+
+
+def speech_options(settings: Settings) -> speech.Options:
+    """What the settings say of speech recognition."""
+    return speech.Options(
+        models=settings.models_folder,
+        model=settings.speech_model,
+        url=settings.speech_url,
+        key=settings.speech_key,
+        threads=settings.speech_threads,
+    )
 
 
 def _rate(text: str) -> Rate:

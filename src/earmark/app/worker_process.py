@@ -6,7 +6,7 @@ import threading
 from typing import TYPE_CHECKING
 
 from earmark import jobs, pipeline, speech
-from earmark.app.parts import Parts
+from earmark.app.parts import Parts, speech_options
 from earmark.app.worker import Pace, run_worker
 from earmark.database import migrate
 from earmark.sandbox import Limits
@@ -54,13 +54,7 @@ def work(settings: Settings) -> None:
 def _transcriber(settings: Settings) -> Callable[[], Transcriber] | None:
     if settings.speech_engine == "off":
         return None
-    options = speech.Options(
-        models=settings.models.expanduser(),
-        model=settings.speech_model,
-        url=settings.speech_url,
-        key=settings.speech_key,
-        threads=settings.speech_threads,
-    )
+    options = speech_options(settings)
     return _Once(lambda: speech.open_engine(settings.speech_engine, options))
 
 

@@ -36,7 +36,17 @@ database_app = typer.Typer(
 client_app = typer.Typer(
     help="Make and list API clients.", no_args_is_help=True, rich_markup_mode=None
 )
+organization_app = typer.Typer(
+    help="List organizations and set what holds for them.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+models_app = typer.Typer(
+    help="Install models of speech recognition.", no_args_is_help=True, rich_markup_mode=None
+)
 app.add_typer(database_app, name="database")
+app.add_typer(organization_app, name="organization")
+app.add_typer(models_app, name="models")
 app.add_typer(client_app, name="client")
 
 _OPTIONS = {"organization": "--org", "name": "--name", "grants": "--grant"}
@@ -195,6 +205,62 @@ def client_list(
         typer.echo(f"{client.id}  {client.organization_name}  {client.name}  {grants}{state}")
     if not clients:
         typer.echo("There is no client yet; make one with `earmark client create`.", err=True)
+
+
+@organization_app.command("list")
+def organization_list(data: Data = None) -> None:
+    """List every organization with what is set for it."""
+    with _parts(data) as parts:
+        for organization in parts.access.organizations():
+            typer.echo(f"{organization.name}  agent channel {organization.agent_channel}")
+
+
+@organization_app.command("set")
+def organization_set(
+    org: Annotated[str, typer.Option(help="Name of the organization.")],
+    agent_channel: Annotated[
+        int,
+        typer.Option(
+            help="Channel on which its recordings have the agent: 0 is the left one.",
+            min=0,
+            max=1,
+        ),
+    ],
+    data: Data = None,
+) -> None:
+    """Set what holds for the recordings of an organization that are processed from now on."""
+    with _parts(data) as parts:
+        parts.access.set_agent_channel(org, agent_channel)
+    typer.echo(f"The agent of {org} is on channel {agent_channel}.")
+
+
+@models_app.command("install")
+def models_install(
+    name: Annotated[str, typer.Argument(help="Which one; `earmark models list` names them.")],
+    data: Data = None,
+) -> None:
+    """Fetch a model, check it, and have it used by all data folders of this user."""
+    from earmark.speech.models import install
+
+    folder = install(_settings(data).models_folder, name, lambda told: typer.echo(told, err=True))
+    typer.echo(folder)
+
+
+@models_app.command("list")
+def models_list(data: Data = None) -> None:
+    """List the models that are installed, and those that can be."""
+    from earmark.speech.models import MODELS, installed
+
+    there = {path.name for path in installed(_settings(data).models_folder)}
+    for name in sorted({*there, *MODELS}):
+        about = MODELS[name].about if name in MODELS else "of your own"
+        typer.echo(f"{name}  {'installed' if name in there else 'not installed'}  {about}")
+
+
+@models_app.command("path")
+def models_path(data: Data = None) -> None:
+    """Print the folder in which models are."""
+    typer.echo(_settings(data).models_folder)
 
 
 def _client_row(client: Client) -> dict[str, object]:

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from earmark.database.core import Scope
 from earmark.database.tables import client, organization, signing_key
-from earmark.model import Client, Grant, new_id, now
+from earmark.model import Client, Grant, Organization, new_id, now
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -31,6 +31,19 @@ class StoredKey:
     public_jwk: Mapping[str, Any]
     wrapped_private_key: bytes
     created_at: datetime
+
+
+def organizations(scope: Scope) -> list[Organization]:
+    """Every organization, by name."""
+    columns = organization.c
+    found = sa.select(columns.id, columns.name, columns.agent_channel).order_by(columns.name)
+    return [Organization(row.id, row.name, row.agent_channel) for row in scope.rows(found)]
+
+
+def set_agent_channel(scope: Scope, organization_id: UUID, channel: int) -> None:
+    """Says on which channel an organization records its agents."""
+    mine = organization.c.id == organization_id
+    scope.run(sa.update(organization).where(mine).values(agent_channel=channel))
 
 
 def organization_named(scope: Scope, name: str) -> UUID | None:

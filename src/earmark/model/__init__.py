@@ -93,6 +93,19 @@ class Principal:
 
 
 @dataclass(frozen=True, slots=True)
+class Organization:
+    """The owner of interactions.
+
+    Attributes:
+        agent_channel: of its stereo recordings, on which the agent is; from 0.
+    """
+
+    id: UUID
+    name: str
+    agent_channel: int
+
+
+@dataclass(frozen=True, slots=True)
 class Client:
     """An API client of one organization; its secret is known only as a keyed hash."""
 
