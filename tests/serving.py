@@ -45,7 +45,11 @@ def environment(**settings: object) -> dict[str, str]:
     Speech is not recognized unless a test asks for it, whatever models this machine has.
     """
     clean = {name: os.environ[name] for name in os.environ if not name.startswith("EARMARK_")}
-    return clean | {"EARMARK_SPEECH_ENGINE": "off"} | {f"EARMARK_{name.upper()}": str(value) for name, value in settings.items()}
+    return (
+        clean
+        | {"EARMARK_SPEECH_ENGINE": "off"}
+        | {f"EARMARK_{name.upper()}": str(value) for name, value in settings.items()}
+    )
 
 
 def unmeasured(**settings: object) -> dict[str, str]:

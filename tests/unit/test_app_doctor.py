@@ -25,7 +25,8 @@ GIBIBYTE = 1024**3
 
 
 @pytest.fixture(autouse=True)
-def nothing_set(monkeypatch):
+def nothing_set(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "share"))
     for name in Settings.model_fields:
         monkeypatch.delenv(f"EARMARK_{name.upper()}", raising=False)
 
@@ -69,7 +70,20 @@ def test_a_server_that_was_set_up_is_well(data):
         "secret key": "ok",
         "worker": "warn",
         "address": "warn",
+        "speech": "warn",
     }
+
+
+def test_speech_is_told_with_what_is_missing(data, tmp_path, monkeypatch):
+    found = findings(data)["speech"]
+    assert (found.state, "earmark models install base" in found.mend) == ("warn", True)
+    model = tmp_path / "share" / "earmark" / "models" / "mine"
+    model.mkdir(parents=True)
+    (model / "model.bin").write_bytes(b"weights")
+    found = findings(data)["speech"]
+    assert (found.state, found.words) == ("ok", "engine local, model mine")
+    monkeypatch.setenv("EARMARK_SPEECH_ENGINE", "off")
+    assert findings(data)["speech"].state == "ok"
 
 
 def test_looking_changes_nothing(data, tmp_path):

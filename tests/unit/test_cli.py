@@ -60,6 +60,13 @@ def test_the_commands_are_those_that_are_promised():
         "client create",
         "client list",
         "doctor",
+        "models",
+        "models install",
+        "models list",
+        "models path",
+        "organization",
+        "organization list",
+        "organization set",
     }
 
 
@@ -233,3 +240,31 @@ def test_the_package_runs_as_a_module():
     )
     assert done.stdout.startswith("Usage: ")
     assert click.unstyle(done.stdout) == done.stdout
+
+
+def test_which_channel_is_the_agents_is_set_for_each_organization(earmark):
+    earmark("client", "create", "--org", "First", "--create-org")
+    assert earmark("organization", "list").out == "First  agent channel 0\n"
+    assert earmark("organization", "set", "--org", "First", "--agent-channel", "1").status == 0
+    assert earmark("organization", "list").out == "First  agent channel 1\n"
+    ended = earmark("organization", "set", "--org", "Other", "--agent-channel", "1")
+    assert ended.status == 1
+    assert 'There is no organization "Other"' in ended.err
+
+
+def test_models_are_listed_installed_or_not(earmark, monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    folder = tmp_path / "earmark" / "models"
+    assert earmark("models", "path").out == f"{folder}\n"
+    assert earmark("models", "list").out.startswith("base  not installed  Whisper base")
+    (folder / "mine").mkdir(parents=True)
+    (folder / "mine" / "model.bin").touch()
+    assert "mine  installed  of your own\n" in earmark("models", "list").out
+
+
+def test_a_model_that_there_is_not_is_told_with_those_that_there_are(earmark):
+    ended = earmark("models", "install", "huge")
+    assert (ended.status, ended.err) == (
+        1,
+        "earmark: There is no model 'huge'; there are: base.\n",
+    )
