@@ -25,6 +25,8 @@ from earmark.speech import (
 from earmark.speech.models import find_model, sha256
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from earmark.speech import Samples
 
 SETTINGS: dict[str, Any] = {
@@ -110,19 +112,25 @@ def _is_invented(segment: Any) -> bool:
 
 
 def _segment(found: Any) -> Segment:
-    words = [word for word in found.words or () if word.word.strip()]
+    words = _words(found.words or ())
     return Segment(
         text=found.text.strip(),
-        start_seconds=float(words[0].start if words else found.start),
-        end_seconds=float(words[-1].end if words else found.end),
+        start_seconds=words[0].start_seconds if words else float(found.start),
+        end_seconds=words[-1].end_seconds if words else float(found.end),
         confidence=round(math.exp(found.avg_logprob), 4),
-        words=tuple(
-            Word(
-                word.word.strip(),
-                float(word.start),
-                float(word.end),
-                round(float(word.probability), 4),
-            )
-            for word in words
-        ),
+        words=words,
     )
+
+
+def _words(found: Iterable[Any]) -> tuple[Word, ...]:
+    """The words as people write them: what has no space before it belongs to the one before."""
+    words: list[Word] = []
+    for piece in found:
+        text, sure = piece.word.strip(), round(float(piece.probability), 4)
+        if words and text and not piece.word[0].isspace():
+            last = words.pop()
+            sure = min(last.confidence or 0.0, sure)
+            words.append(Word(last.text + text, last.start_seconds, float(piece.end), sure))
+        elif text:
+            words.append(Word(text, float(piece.start), float(piece.end), sure))
+    return tuple(words)

@@ -30,6 +30,8 @@ from earmark.speech import (
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from numpy.typing import NDArray
+
     from earmark.speech import Samples
 
 USUAL_MODEL = "whisper-1"
@@ -41,6 +43,7 @@ MOST_BYTES = 16 << 20
 """Of an answer: the words of a block are a few kilobytes."""
 
 _DETECTED_SECONDS = 30
+_FULL_SCALE = 32768.0
 _PASSING = frozenset({408, 409, 425, 429})
 """Client errors that pass by themselves."""
 
@@ -158,11 +161,17 @@ def _segment(told: Mapping[str, Any], words: Sequence[Word]) -> Segment:
     )
 
 
+def _integers(samples: Samples) -> NDArray[np.int16]:
+    """What was decoded from 16-bit samples becomes the same again."""
+    scaled = np.rint(samples * _FULL_SCALE)
+    return np.clip(scaled, -_FULL_SCALE, _FULL_SCALE - 1).astype(np.dtype("<i2"))
+
+
 def _wav(samples: Samples) -> bytes:
     file = io.BytesIO()
     with wave.open(file, "wb") as out:
         out.setnchannels(1)
         out.setsampwidth(2)
         out.setframerate(RATE_HZ)
-        out.writeframes((np.clip(samples, -1, 1) * 32767).astype("<i2").tobytes())
+        out.writeframes(_integers(samples).tobytes())
     return file.getvalue()
