@@ -164,7 +164,8 @@ def _segment(told: Mapping[str, Any], words: Sequence[Word]) -> Segment:
 def _integers(samples: Samples) -> NDArray[np.int16]:
     """What was decoded from 16-bit samples becomes the same again."""
     scaled = np.rint(samples * _FULL_SCALE)
-    return np.clip(scaled, -_FULL_SCALE, _FULL_SCALE - 1).astype(np.dtype("<i2"))
+    whole: NDArray[np.int16] = np.clip(scaled, -_FULL_SCALE, _FULL_SCALE - 1).astype(np.int16)
+    return whole
 
 
 def _wav(samples: Samples) -> bytes:
