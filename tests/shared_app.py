@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, cast
 from earmark.web import Heart, create_app
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from fastapi import FastAPI
     from starlette.types import Receive, Scope, Send
 
@@ -21,22 +23,21 @@ _heart: ContextVar[Heart] = ContextVar("heart")
 class App:
     """The app over one heart; an ASGI app itself. Safe beside others of its kind."""
 
-    def __init__(self, heart: Heart) -> None:
+    def __init__(self, heart: Heart, build: Callable[[Heart], FastAPI] = create_app) -> None:
         self.heart = heart
+        self._build = build
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         token = _heart.set(self.heart)
         try:
-            await _built(self.heart.access.issuer, self.heart.upload_idle_seconds)(
-                scope, receive, send
-            )
+            await self.built(scope, receive, send)
         finally:
             _heart.reset(token)
 
     @property
     def built(self) -> FastAPI:
-        """What `create_app` made, for a look at its documents."""
-        return _built(self.heart.access.issuer, self.heart.upload_idle_seconds)
+        """What was built, for a look at its documents."""
+        return _built(self._build, self.heart.access.issuer, self.heart.upload_idle_seconds)
 
 
 class Standin:
@@ -58,8 +59,8 @@ class _AccessStandin(Standin):
 
 
 @functools.cache
-def _built(issuer: str, idle_seconds: float) -> FastAPI:
-    return create_app(
+def _built(build: Callable[[Heart], FastAPI], issuer: str, idle_seconds: float) -> FastAPI:
+    return build(
         Heart(
             access=cast("Any", _AccessStandin(issuer)),
             intake=cast("Any", Standin("intake")),

@@ -10,7 +10,7 @@ import pytest
 import sqlalchemy as sa
 
 import recordings
-from contract.serving import Here, Service
+from contract.serving import Service
 from earmark.database import Database
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def wire(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
     shutil.copyfile(sqlite_template, path)
     database = Database(f"sqlite:///{path}")
     sa.event.listen(database.engine, "connect", _unsynced)
-    service = Service(database, folder / "storage", pool=Here())
+    service = Service(database, folder / "storage")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda _descriptor: None)
         yield service

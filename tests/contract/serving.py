@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import sqlalchemy as sa
-from typing_extensions import override
 
 from contract.forms import CONTENT_TYPE
 from earmark.access import Access
@@ -25,7 +24,7 @@ from earmark.web import Heart
 from shared_app import App
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Mapping
+    from collections.abc import Collection, Iterable, Mapping
     from pathlib import Path
 
     from earmark.access import Rate
@@ -35,8 +34,6 @@ if TYPE_CHECKING:
     from earmark.storage import Store
 
 MIBIBYTE = 1024 * 1024
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -65,20 +62,6 @@ class Kept:
     staged: int
 
 
-class Here(Executor):
-    """Runs what it is given at once, where it was given: half of an upload is changing threads."""
-
-    @override
-    def submit(self, function: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
-        """See Executor.submit."""
-        future: Future[T] = Future()
-        try:
-            future.set_result(function(*args, **kwargs))
-        except BaseException as error:  # noqa: BLE001 - whoever awaits it raises it again
-            future.set_exception(error)
-        return future
-
-
 class Service:
     """The app with its clients, and a look at what it keeps."""
 
@@ -92,7 +75,6 @@ class Service:
         reserve_bytes: int = 0,
         idle_seconds: float = 20,
         store: Store | None = None,
-        pool: Executor | None = None,
     ) -> None:
         self.database = database
         self.folder = folder
@@ -102,7 +84,7 @@ class Service:
         )
         self.interactions = Interactions(database, self.store)
         self.directory = Directory(database)
-        self.pool = pool or ThreadPoolExecutor(4)
+        self.pool = ThreadPoolExecutor(4)
         self.runner = asyncio.Runner()
         limits = Limits(max_upload_bytes, reserve_bytes, 8 * MIBIBYTE)
         intake = Intake(database, self.store, limits=limits, pool=self.pool)
@@ -138,9 +120,8 @@ class Service:
             row = scope.row(count)
         assert row is not None
         # Not glob: hundreds of times the 256 folders are looked into.
-        objects = sum(
-            1 for shard in os.scandir(self.folder / "objects") for _ in os.scandir(shard)
-        )
+        shards = [shard.path for shard in os.scandir(self.folder / "objects")]
+        objects = sum(map(len, map(os.listdir, shards)))
         return Kept(row[0], objects, sum(1 for _ in os.scandir(self.folder / "staging")))
 
 

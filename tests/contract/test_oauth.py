@@ -22,9 +22,11 @@ from joserfc import jwt
 from joserfc.jwk import KeySet
 
 from earmark.access import Access, NewClient
+from earmark.web import Heart
 from earmark.web.connection import RequestContext
 from earmark.web.oauth import MAX_FORM_BYTES, router
 from earmark.web.routing import CaselessPaths
+from shared_app import App
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Mapping
@@ -44,13 +46,18 @@ seed = pytest.mark.origin("seed")
 ours = pytest.mark.origin("ours")
 
 
-def application(access: Access) -> FastAPI:
+def application(heart: Heart) -> FastAPI:
     app = FastAPI()
-    made = router(access)
+    made = router(heart.access)
     app.include_router(made)
     app.add_middleware(CaselessPaths, paths=[route.path for route in made.routes])
     app.add_middleware(RequestContext)
     return app
+
+
+def app_of(access: Access) -> App:
+    absent: Any = None
+    return App(Heart(access, absent, absent, absent, dict, 1), application)
 
 
 @pytest.fixture
@@ -64,14 +71,14 @@ def client(access: Access) -> NewClient:
 
 
 @pytest.fixture
-def app(access: Access) -> FastAPI:
-    return application(access)
+def app(access: Access) -> App:
+    return app_of(access)
 
 
 class Wire:
     """Sends to the application; the answer is read as it stands."""
 
-    def __init__(self, app: FastAPI) -> None:
+    def __init__(self, app: App) -> None:
         self.transport = httpx.ASGITransport(app)
 
     def send(self, method: str, path: str, **options: Any) -> httpx.Response:
@@ -90,7 +97,7 @@ class Wire:
 
 
 @pytest.fixture
-def wire(app: FastAPI) -> Wire:
+def wire(app: App) -> Wire:
     return Wire(app)
 
 
@@ -378,7 +385,7 @@ def test_no_hostile_request_is_our_fault(
 
 
 @ours
-def test_a_client_that_goes_away_is_not_our_fault(app: FastAPI) -> None:
+def test_a_client_that_goes_away_is_not_our_fault(app: App) -> None:
     sent: list[dict[str, Any]] = []
 
     async def receive() -> dict[str, Any]:
@@ -455,10 +462,10 @@ def test_the_published_keys_verify_a_token(wire: Wire, good: dict[str, str]) -> 
 
 
 @ours
-def test_every_operation_is_documented_with_its_statuses(app: FastAPI) -> None:
+def test_every_operation_is_documented_with_its_statuses(app: App) -> None:
     operations = {
         operation["operationId"]: (method, path, set(operation["responses"]))
-        for path, methods in app.openapi()["paths"].items()
+        for path, methods in app.built.openapi()["paths"].items()
         for method, operation in methods.items()
     }
     assert operations == {
@@ -482,7 +489,7 @@ def served(database: Database) -> Iterator[tuple[str, Access]]:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         address = f"http://127.0.0.1:{listener.getsockname()[1]}"
         access = Access(database, secret_key=b"k" * 32, issuer=address)
-        server = uvicorn.Server(uvicorn.Config(application(access), log_level="warning"))
+        server = uvicorn.Server(uvicorn.Config(app_of(access), log_level="warning"))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         yield address, access

@@ -5,12 +5,10 @@ Each client is used as its own documentation shows; only address and credentials
 
 from __future__ import annotations
 
-import contextlib
 import json
 import shutil
 import socket
 import subprocess
-import sys
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
@@ -20,8 +18,9 @@ import httpx
 import pytest
 import requests
 
+import serving
 from contract.forms import BOUNDARY, CONTENT_TYPE, WAV, body, form, meta, metadata_part, new_name
-from serving import environment
+from earmark.model import DEFAULT_GRANTS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -34,7 +33,9 @@ ours = pytest.mark.origin("ours")
 MEGABYTE = 1_000_000
 MEBIBYTE = 1024 * 1024
 LIMIT = 24 * MEBIBYTE
-START_SECONDS = 60
+
+PLAIN = {"verify": False}
+"""No TLS is spoken, and to load the authorities takes longer than a call."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class Server:
 
     def token(self) -> str:
         form = {"grant_type": "client_credentials", "scope": "acxapi", **self.credentials}
-        answer = httpx.post(f"{self.url}/connect/token", data=form)
+        answer = httpx.post(f"{self.url}/connect/token", data=form, **PLAIN)
         token: str = answer.json()["access_token"]
         return token
 
@@ -64,46 +65,24 @@ class Server:
 
     def found(self, name: str) -> list[Any]:
         params = {"prefix": name}
-        answer = httpx.get(f"{self.url}/v1/interactions", params=params, headers=self.bearer())
+        answer = httpx.get(
+            f"{self.url}/v1/interactions", params=params, headers=self.bearer(), **PLAIN
+        )
         items: list[Any] = answer.json()["items"]
         return items
-
-
-def _earmark(*arguments: str) -> list[str]:
-    return [sys.executable, "-m", "earmark", *arguments]
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """`earmark serve` without a worker, which has no part in the contract of uploads."""
-    data = tmp_path_factory.mktemp("served")
-    create = ("client", "create", "--org", "Acme", "--create-org", "--json", "--data", str(data))
-    made = json.loads(subprocess.check_output(_earmark(*create)))
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    url = f"http://127.0.0.1:{port}"
-    limits = {"EARMARK_MAX_UPLOAD_BYTES": str(LIMIT), "EARMARK_DISK_RESERVE": "0"}
-    process = subprocess.Popen(
-        _earmark("serve", "--data", str(data), "--port", str(port), "--no-worker"),
-        env={**environment(), **limits, "EARMARK_LOG_LEVEL": "warning"},
-    )
-    credentials = {key: made[key] for key in ("client_id", "client_secret")}
-    try:
-        _wait_for(url)
-        yield Server(url, data, credentials)
-    finally:
-        process.terminate()
-        process.wait(30)
-
-
-def _wait_for(url: str) -> None:
-    give_up = time.monotonic() + START_SECONDS
-    while True:
-        with contextlib.suppress(httpx.TransportError):
-            if httpx.get(f"{url}/health/live").status_code == 200:
-                return
-        assert time.monotonic() < give_up, "the server did not start"
-        time.sleep(0.1)
+    settings = {"max_upload_bytes": LIMIT, "log_level": "warning"}
+    folder = tmp_path_factory.mktemp("served") / "data"
+    stopped = serving.Server(folder, arguments=("--no-worker",), settings=settings)
+    with serving.serving(stopped) as served:
+        made = served.create_client(grants=DEFAULT_GRANTS)
+        credentials = {"client_id": made.client.id, "client_secret": made.secret}
+        yield Server(served.base, folder, credentials)
+        assert served.stop() == 0
 
 
 # Clients that others wrote
@@ -139,7 +118,7 @@ def test_httpx_uploads_a_chat_archive(
     server: Server, samples: dict[str, bytes], ending: str
 ) -> None:
     metadata = meta(UploadType="Chat", FileName=new_name(ending))
-    with httpx.Client(base_url=server.url, headers=server.bearer()) as http:
+    with httpx.Client(base_url=server.url, headers=server.bearer(), **PLAIN) as http:
         answer = http.post(
             "/media/upload",
             files={
@@ -177,7 +156,7 @@ def test_curl_uploads_a_recording(
 
 @ours
 def test_one_connection_serves_many_uploads(server: Server) -> None:
-    with httpx.Client(base_url=server.url, headers=server.bearer()) as http:
+    with httpx.Client(base_url=server.url, headers=server.bearer(), **PLAIN) as http:
         connections = set()
         for _ in range(3):
             answer = http.post(
@@ -312,7 +291,7 @@ def test_a_chunked_file_over_the_limit_is_413(server: Server) -> None:
 
     headers = {"Content-Type": CONTENT_TYPE, **server.bearer()}
     answer = httpx.post(
-        f"{server.url}/Media/Upload", content=pieces(), headers=headers, timeout=60
+        f"{server.url}/Media/Upload", content=pieces(), headers=headers, timeout=60, **PLAIN
     )
     assert answer.status_code == 413
     assert server.staged() == []
@@ -340,7 +319,7 @@ def test_a_client_that_breaks_off_leaves_nothing(server: Server, file_first: boo
 @pytest.mark.parametrize("request_id", ["from-the-caller", ""])
 def test_the_real_server_echoes_the_request_id(server: Server, request_id: str) -> None:
     headers = {"X-Request-Id": request_id} if request_id else {}
-    answer = httpx.post(f"{server.url}/Media/Upload", headers=headers)
+    answer = httpx.post(f"{server.url}/Media/Upload", headers=headers, **PLAIN)
     assert answer.status_code == 401
     told = answer.headers["x-request-id"]
     assert told == request_id if request_id else len(told) == 32
@@ -359,7 +338,7 @@ def test_the_form_of_a_dotnet_client_is_understood(server: Server) -> None:
         + b"\r\n--B--\r\n"
     )
     headers = {"Content-Type": 'multipart/form-data; boundary="B"', **server.bearer()}
-    answer = httpx.post(f"{server.url}/Media/Upload", content=sent, headers=headers)
+    answer = httpx.post(f"{server.url}/Media/Upload", content=sent, headers=headers, **PLAIN)
     assert answer.status_code == 200, answer.text
 
 
@@ -367,7 +346,7 @@ def test_the_form_of_a_dotnet_client_is_understood(server: Server) -> None:
 def test_a_form_without_a_file_of_a_real_client_has_its_sentence(server: Server) -> None:
     sent = body(metadata_part(meta()))
     headers = {"Content-Type": f"multipart/form-data; boundary={BOUNDARY}", **server.bearer()}
-    answer = httpx.post(f"{server.url}/Media/Upload", content=sent, headers=headers)
+    answer = httpx.post(f"{server.url}/Media/Upload", content=sent, headers=headers, **PLAIN)
     assert (answer.status_code, answer.text) == (
         400,
         "You must upload a file with one of the specified allowed extensions.",

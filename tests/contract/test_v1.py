@@ -64,9 +64,9 @@ REPR_DIGEST = f"sha-256=:{base64.b64encode(DIGEST).decode()}:"
 Send = Callable[..., httpx.Response]
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> LocalStore:
-    return LocalStore(tmp_path / "objects")
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> LocalStore:
+    return LocalStore(tmp_path_factory.mktemp("objects"))
 
 
 @pytest.fixture

@@ -65,9 +65,18 @@ def store(tmp_path: Path) -> LocalStore:
     return LocalStore(tmp_path / "objects")
 
 
+@pytest.fixture(scope="module")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> LocalStore:
+    """For the tests that store nothing, since each has 256 folders made."""
+    return LocalStore(tmp_path_factory.mktemp("empty"))
+
+
 @pytest.fixture
-def everyone(database: Database, store: LocalStore) -> Interactions:
-    return Interactions(database, store)
+def everyone(
+    request: pytest.FixtureRequest, database: Database, empty_store: LocalStore
+) -> Interactions:
+    has_own = "store" in request.fixturenames
+    return Interactions(database, request.getfixturevalue("store") if has_own else empty_store)
 
 
 @pytest.fixture
