@@ -43,6 +43,8 @@ class DemoError(Exception):
 
 def main(arguments: list[str]) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if "--no-speech" not in arguments:
+        install_model()
     port = free_port()
     LOG.parent.mkdir(exist_ok=True)
     serve = [EARMARK, "serve", "--port", str(port), "--data", str(DATA)]
@@ -97,8 +99,20 @@ def show(base: str, server: subprocess.Popen[bytes]) -> None:
     record = wait_until_processed(address, token)
     tell(f"processing ended: {record['status']}")
     report(record)
+    if record["transcript"]:
+        print("\nThe transcript:")
+        print(read(f"{address}/transcript.txt", token).decode(), end="")
     print(f"\nOpen {base}/openapi.json for the API, {base}/health/ready for its health.")
     print(f'Try:\n  curl -sS -H "Authorization: Bearer {token}" {address}')
+
+
+def install_model() -> None:
+    """The speech model, once for this user; without it there is no transcript, and that is all."""
+    print("Looking for the speech model; it is fetched once (148 MB).", flush=True)
+    if subprocess.run(
+        [EARMARK, "models", "install", "base"], env=ENVIRONMENT, check=False
+    ).returncode:
+        print("There is no speech model, so there will be no transcript.", flush=True)
 
 
 def create_client() -> dict[str, str]:
@@ -151,6 +165,11 @@ def as_form(fields: dict[str, Any]) -> tuple[bytes, str]:
 
 def ask(address: str, token: str = "", body: bytes | None = None, kind: str = "") -> Any:
     """The answer's JSON; a POST if there is a body."""
+    return json.loads(read(address, token, body, kind))
+
+
+def read(address: str, token: str = "", body: bytes | None = None, kind: str = "") -> bytes:
+    """The answer's body; a POST if there is a body."""
     request = urllib.request.Request(address, body)
     if token:
         request.add_header("Authorization", f"Bearer {token}")
@@ -158,7 +177,8 @@ def ask(address: str, token: str = "", body: bytes | None = None, kind: str = ""
         request.add_header("Content-Type", kind or "application/json")
     try:
         with DIRECT.open(request, timeout=30) as answer:
-            return json.load(answer)
+            answered: bytes = answer.read()
+            return answered
     except urllib.error.HTTPError as error:
         reason = error.read().decode(errors="replace")
         raise DemoError(f"{address} answered {error.code}: {reason}") from error
@@ -197,7 +217,8 @@ def report(record: dict[str, Any]) -> None:
     for step in steps:
         started, finished = step["started_at"], step["finished_at"]
         took = f"{seconds_between(started, finished):6.2f} s" if started and finished else " " * 8
-        print(f"{took}  {step['name']}: {step['status']}")
+        cause = f": {step['error']['message']}" if step["error"] else ""
+        print(f"{took}  {step['name']}: {step['status']}{cause}")
     if record["status"] != "ready":
         raise DemoError(f"the recording was not processed: {steps}")
 
