@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import tempfile
 from typing import TYPE_CHECKING
 
+import av
 import numpy as np
 import pytest
 
 from earmark import audio
+from earmark.audio import _speech
+from earmark.errors import MediaError
 from earmark.model import AudioFacts
 from earmark.model.transcript import Segment, Speaker, Word
 from earmark.sandbox import Limits
@@ -122,6 +126,45 @@ def test_a_recording_is_decoded_whole_for_speech(name: str, channels: int) -> No
         assert sound.seconds == pytest.approx(facts.duration_seconds, abs=0.01)
         assert sound.channels == channels
         assert not any(sound.is_silent(block) for block in sound.blocks())
+
+
+@pytest.mark.parametrize("name", ["support-call.wav", "llamada-citas.mp3"])
+def test_what_the_child_decodes_is_the_sound(name: str) -> None:
+    path = ROOT / "samples" / name
+    facts = audio.listen(path, limits=Limits()).facts
+    with path.open("rb") as file:
+        told, pieces = _speech.decode(
+            file, container=facts.container, channels=facts.channels, rate_hz=RATE_HZ
+        )
+        data = b"".join(pieces)
+    assert told is None
+    sound = Sound(io.BytesIO(data), facts.channels)
+    assert sound.seconds == pytest.approx(facts.duration_seconds, abs=0.01)
+    with tempfile.TemporaryFile() as sink:
+        audio.decode_speech(path, facts, sink, rate_hz=RATE_HZ, limits=Limits())
+        sink.seek(0)
+        assert sink.read() == data
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3])
+def test_a_recording_is_brought_to_the_channels_that_were_heard(channels: int) -> None:
+    made = io.BytesIO(wav(tone(1, 0.5, 8000), tone(1, 0.5, 8000), rate_hz=8000))
+    _, pieces = _speech.decode(made, container="wav", channels=channels, rate_hz=RATE_HZ)
+    frames = len(b"".join(pieces)) / (2 * channels)
+    assert frames == pytest.approx(RATE_HZ, abs=32)
+
+
+def test_a_file_without_sound_is_told() -> None:
+    picture = io.BytesIO()
+    with av.open(picture, "w", format="mp4") as out:
+        stream = out.add_stream("mpeg4", rate=5)
+        stream.width = stream.height = 32
+        out.mux(stream.encode(av.VideoFrame(32, 32, "yuv420p")))
+        out.mux(stream.encode(None))
+    _, pieces = _speech.decode(picture, container="mp4", channels=1, rate_hz=RATE_HZ)
+    with pytest.raises(MediaError) as caught:
+        b"".join(pieces)
+    assert caught.value.code == "no_audio"
 
 
 def test_a_recording_that_changes_its_form_on_the_way_keeps_its_channels(tmp_path: Path) -> None:

@@ -185,5 +185,18 @@ def _written(found: Sequence[Event]) -> bytes:
 
 _STREAM: dict[str, Any] = {
     "description": "The events after the given one, and then each as it happens.",
-    "content": {"text/event-stream": {"schema": {"type": "string"}}},
+    "content": {
+        "text/event-stream": {
+            "schema": {
+                "type": "object",
+                "description": "Each event, its parts as the standard names them.",
+                "properties": {
+                    "id": {"type": "string"},
+                    "event": {"type": "string"},
+                    "data": {"type": "string", "contentMediaType": "application/json"},
+                    "retry": {"type": "integer"},
+                },
+            }
+        }
+    },
 }

@@ -1,0 +1,54 @@
+"""Calls become transcripts: a real server, a real worker, a real model."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from serving import ROOT, Server, serving
+from speaking import installed_models
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from serving import Caller
+
+
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def caller(request: pytest.FixtureRequest, new_server: Callable[..., Server]) -> Iterator[Caller]:
+    """A client of a server whose worker hears."""
+    settings = {"speech_engine": "local", "models": str(installed_models())}
+    with serving(new_server(request.param, **settings), worker=True) as server:
+        yield server.caller()
+
+
+def transcribed(caller: Caller, name: str, locale: int) -> list[str]:
+    """The lines of the transcript of a sample call."""
+    content = (ROOT / "samples" / name).read_bytes()
+    taken = caller.upload(f"calls/{name}", content, LocaleId=locale)
+    assert taken.status_code == 200, taken.text
+    id_ = taken.json()["id"]
+    record = caller.processed(id_)
+    assert [(step["name"], step["status"]) for step in record["steps"]] == [
+        ("listen", "done"),
+        ("transcribe", "done"),
+    ], record["steps"]
+    assert record["transcript"]["detected_language"] == record["transcript"]["language"]
+    assert record["steps"][1]["progress"] == 1.0
+    assert record["warnings"] == []
+    return caller.http.get(f"/v1/interactions/{id_}/transcript.txt").text.splitlines()
+
+
+def test_an_english_call_is_told_by_agent_and_customer(caller: Caller) -> None:
+    lines = transcribed(caller, "support-call.wav", 1033)
+    assert lines[0].startswith("00:00:00 Agent: Good morning, Riverside Clinic")
+    assert lines[1].startswith("00:00:04 Customer: Hello, I have an appointment")
+    assert lines[-1].endswith("Agent: You are welcome, goodbye.")
+
+
+def test_a_spanish_call_is_told_by_agent_and_customer(caller: Caller) -> None:
+    lines = transcribed(caller, "llamada-citas.mp3", 2058)
+    assert lines[0].startswith("00:00:00 Agent: Buenos días")
+    assert lines[1].startswith("00:00:05 Customer: Buenos días, quisiera cambiar mi cita")
+    assert lines[-1].endswith("hasta el jueves.")
