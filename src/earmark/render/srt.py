@@ -28,12 +28,17 @@ class SubRip(Format):
         return text.encode()
 
 
+def _rounded(seconds: float) -> timedelta:
+    """To whole milliseconds: what is finer the library would cut off."""
+    return timedelta(milliseconds=round(seconds * 1000))
+
+
 def _subtitle(cue: Cue) -> srt.Subtitle:
     # "-->" within a text is taken for another cue by many players.
     text = f"{cue.speaker}: {cue.text}".replace("-->", "->")
     return srt.Subtitle(
         None,
-        timedelta(seconds=round(cue.start_seconds, 3)),
-        timedelta(seconds=round(cue.end_seconds, 3)),
+        _rounded(cue.start_seconds),
+        _rounded(cue.end_seconds),
         text,
     )
