@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import io
 import json
+import pkgutil
 import tarfile
 import zipfile
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import av
 import numpy as np
+
+from earmark import sandbox
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -69,6 +72,27 @@ def make(folder: Path) -> dict[str, Path]:
     made["chat.zip"] = _zip(folder / "chat.zip")
     made["chat.tar"] = _tar(folder / "chat.tar")
     return made
+
+
+def decoded_here(
+    function: str,
+    path: Path,
+    *,
+    limits: sandbox.Limits,
+    arguments: dict[str, Any],
+    sink: BinaryIO | None = None,
+) -> sandbox.Answer:
+    """Takes the place of `sandbox.run`: a child spends half a second on its imports.
+
+    For tests of what decoders tell; that they tell it from within the sandbox, others show.
+    """
+    with path.open("rb", buffering=0) as file:
+        value, blob = pkgutil.resolve_name(function)(file, **arguments)
+        data = blob if isinstance(blob, bytes) else b"".join(blob)
+    if sink is not None:
+        sink.write(data)
+        data = b""
+    return sandbox.Answer(json.loads(json.dumps(value)), data)
 
 
 def sound(seconds: float, rate_hz: int, channels: int) -> NDArray[np.int16]:

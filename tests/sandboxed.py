@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import resource
 import socket
@@ -12,6 +13,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from earmark.errors import MediaError
+
+_PR_SET_NAME = 15  # linux/prctl.h
 
 Result = tuple[object, bytes]
 
@@ -71,6 +74,8 @@ def spin(_file: BinaryIO) -> Result:
 
 
 def sleep(_file: BinaryIO, *, tag: str = "") -> Result:
+    """Under a name by which it is seen from outside that all walls stand."""
+    ctypes.CDLL(None).prctl(_PR_SET_NAME, b"asleep")
     time.sleep(60)
     return tag, b""
 
@@ -82,10 +87,8 @@ def close_and_sleep(_file: BinaryIO) -> Result:
     return None, b""
 
 
-def fork_and_sleep(_file: BinaryIO) -> Result:
-    os.fork()
-    time.sleep(60)
-    return None, b""
+def fork_and_flood(file: BinaryIO) -> Result:
+    return flood(file) if os.fork() else sleep(file)
 
 
 def write(_file: BinaryIO, *, path: str) -> Result:

@@ -9,18 +9,20 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections import defaultdict
+from collections import defaultdict, deque
 from datetime import UTC, datetime, timedelta
 from enum import Enum
+from functools import partial
 from pathlib import Path
+from time import sleep
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 from dbos import DBOS, DBOSConfig, DBOSPortableJSONSerializer, SetWorkflowID, error
 from sqlalchemy import event
-from typing_extensions import override
 
 from earmark.errors import SettingsError, UnavailableError
+from earmark.telemetry import Rarely
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -39,8 +41,10 @@ PURGE_BATCH = 500
 BUSY_SECONDS = 30
 SPARE_CONNECTIONS = 6
 """For the engine's own threads, the dispatcher and the watchdog, beside one for each job."""
-SPEAK_SECONDS = 60.0
+SETTLE_SECONDS = 5.0
+"""For what came of the last jobs to be written down while this worker stops."""
 OLD_TABLES = "The engine's tables are not of this version; run `earmark database upgrade` first."
+_find = partial(DBOS.list_workflows, load_input=False, load_output=False)
 _ENDED = ("SUCCESS", "ERROR", "CANCELLED", "MAX_RECOVERY_ATTEMPTS_EXCEEDED")
 
 
@@ -90,6 +94,7 @@ class Engine:
         self._worker_id = worker_id
         self._running: set[str] = set()
         self._waiting: set[str] = set()
+        self._left: deque[str] = deque(maxlen=concurrency)
         self._changed = threading.Condition()
         self._stopping = False
 
@@ -155,10 +160,10 @@ class Engine:
         """Where jobs stand; those of which the engine knows nothing are left out."""
         if not job_ids:
             return {}
-        rows = DBOS.list_workflows(workflow_ids=list(job_ids), load_input=False, load_output=False)
+        found = _find(workflow_ids=list(job_ids))
         return {
             job.workflow_id: State.ENDED if job.status in _ENDED else State.UNFINISHED
-            for job in rows
+            for job in found
         }
 
     def forget(self, job_id: str) -> None:
@@ -168,7 +173,7 @@ class Engine:
     def begun(self) -> dict[str, set[str]]:
         """The jobs that workers have begun and not ended, dead workers' too, by worker."""
         by_worker: dict[str, set[str]] = defaultdict(set)
-        for job in DBOS.list_workflows(status="PENDING", load_input=False, load_output=False):
+        for job in _find(status="PENDING"):
             by_worker[job.executor_id or ""].add(job.workflow_id)
         return by_worker
 
@@ -186,13 +191,7 @@ class Engine:
         """Removes jobs that ended that long ago; returns how many."""
         before = (datetime.now(UTC) - timedelta(seconds=older_than_seconds)).isoformat()
         removed = 0
-        while old := DBOS.list_workflows(
-            status=list(_ENDED),
-            completed_before=before,
-            limit=PURGE_BATCH,
-            load_input=False,
-            load_output=False,
-        ):
+        while old := _find(status=list(_ENDED), completed_before=before, limit=PURGE_BATCH):
             DBOS.delete_workflows([job.workflow_id for job in old])
             removed += len(old)
         return removed
@@ -206,14 +205,23 @@ class Engine:
             self._stopping = True
             self._changed.notify_all()
             ended = self._changed.wait_for(lambda: not self._running, grace_seconds)
+        if ended:  # in a thread: while the database is away, the engine waits without end
+            settling = threading.Thread(target=self._settle, daemon=True)
+            settling.start()
+            settling.join(SETTLE_SECONDS)
+            ended = not settling.is_alive()
         if ended:
             self._close()
         return ended
 
+    def _settle(self) -> None:
+        """Waits until the engine wrote down that jobs ended, which it does when they have left."""
+        while self._left and self.begun().get(self._worker_id, set()) & set(self._left):
+            sleep(0.01)
+        self._left.clear()
+
     def _close(self) -> None:
-        """Lets the outcomes that are just being written end; their connections close then."""
         DBOS.destroy(destroy_registry=True)
-        event.listen(self._database, "checkin", lambda _, record: record.invalidate())
         self._database.dispose()
 
     def _entry(self) -> Callable[..., None]:
@@ -234,6 +242,7 @@ class Engine:
                 self._running.add(job_id)
         try:
             self._work(*arguments)
+            self._left.append(job_id)
         finally:
             self._leave(job_id)
 
@@ -274,27 +283,10 @@ def _database(url: sa.URL, connections: int) -> sa.Engine:
     return engine
 
 
-class _Rarely(logging.Filter):
-    """Lets each place in the engine speak once a minute: in an outage it repeats itself."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._last: dict[tuple[str, int], float] = {}
-
-    @override
-    def filter(self, record: logging.LogRecord) -> bool:
-        """See logging.Filter."""
-        place = (record.pathname, record.lineno)
-        if record.created - self._last.get(place, 0.0) < SPEAK_SECONDS:
-            return False
-        self._last[place] = record.created
-        return True
-
-
 def _quieten() -> None:
     """Sends the engine's warnings the way of all logs instead of to a console of its own."""
     log = logging.getLogger("dbos")
     if not log.handlers:
         log.addHandler(logging.NullHandler())  # with one there, it adds none and propagates
-        log.addFilter(_Rarely())
+        log.addFilter(Rarely())
     log.setLevel(logging.WARNING)

@@ -8,6 +8,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 import structlog
+from typing_extensions import override
 
 if TYPE_CHECKING:
     from collections.abc import MutableMapping
@@ -20,6 +21,7 @@ _SECRET_TEXT = (
     (re.compile(r"(https?://[^\s?'\"]+)\?[^\s'\"]+"), r"\1?[redacted]"),
     (re.compile(r"(\w+://[^\s:/@]*):[^\s@/]+@"), r"\1:[redacted]@"),
 )
+SPEAK_SECONDS = 60.0
 # What a terminal or a line-based reader would take for more than text.
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029]")
 
@@ -90,3 +92,20 @@ def _clean(key: str, value: Any) -> Any:
 def visible(text: str) -> str:
     """Text from outside with its control characters escaped, so that it cannot forge a line."""
     return _CONTROL.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
+
+
+class Rarely(logging.Filter):
+    """Lets each place in the code speak once a minute: in an outage a library repeats itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._last: dict[tuple[str, int], float] = {}
+
+    @override
+    def filter(self, record: logging.LogRecord) -> bool:
+        """See logging.Filter."""
+        place = (record.pathname, record.lineno)
+        if record.created - self._last.get(place, 0.0) < SPEAK_SECONDS:
+            return False
+        self._last[place] = record.created
+        return True

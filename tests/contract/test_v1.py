@@ -7,6 +7,7 @@ import base64
 import contextlib
 import hashlib
 import random
+import shutil
 import socket
 import sys
 import threading
@@ -26,6 +27,7 @@ from hypothesis import strategies as st
 
 from books import NOON, Books
 from earmark.access import Access
+from earmark.database import Database
 from earmark.directory import Directory
 from earmark.intake import Intake, Limits
 from earmark.interactions import Interactions, media_key, waveform_key
@@ -49,8 +51,6 @@ from shared_app import App
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from earmark.database import Database
-
 pytestmark = pytest.mark.origin("ours")
 
 on_sqlite = pytest.mark.parametrize("database_kind", ["sqlite"], indirect=True)
@@ -71,11 +71,19 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> LocalStore:
 
 @pytest.fixture
 def access(database: Database) -> Access:
+    return access_to(database)
+
+
+def access_to(database: Database) -> Access:
     return Access(database, secret_key=b"k" * 32, issuer="https://earmark.example")
 
 
 @pytest.fixture
 def app(database: Database, store: LocalStore, access: Access) -> App:
+    return app_of(database, store, access)
+
+
+def app_of(database: Database, store: LocalStore, access: Access) -> App:
     limits = Limits(upload_bytes=1, reserve_bytes=0, buffer_bytes=1)
     return App(
         Heart(
@@ -137,11 +145,37 @@ def books(database: Database, caller: Caller) -> Books:
 @pytest.fixture
 def stored(books: Books, store: LocalStore) -> UUID:
     """A processed recording of 1.5 MB."""
+    return store_one(books, store)
+
+
+def store_one(books: Books, store: LocalStore) -> UUID:
     id_ = books.receive('calls/é "1".wav', status=Status.READY)
     books.change(id_, size_bytes=len(DATA), sha256=DIGEST)
     store.put(media_key(id_), DATA)
     store.put(waveform_key(id_), b'{"version":2,"data":[]}')
     return id_
+
+
+@pytest.fixture(scope="module")
+def library(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database]:
+    """The database of `reader` and `recording`: nobody changes it."""
+    path = tmp_path_factory.mktemp("library") / "earmark.sqlite3"
+    shutil.copyfile(sqlite_template, path)
+    with contextlib.closing(Database(f"sqlite:///{path}")) as database:
+        yield database
+
+
+@pytest.fixture(scope="module")
+def reader(library: Database, store: LocalStore) -> Caller:
+    """A client that may only read; all tests share it that ask for no more."""
+    access = access_to(library)
+    return Caller(app_of(library, store, access), access, "First", grants=[Grant.READ])
+
+
+@pytest.fixture(scope="module")
+def recording(library: Database, reader: Caller, store: LocalStore) -> UUID:
+    """What is stored for the reader, as by `stored`."""
+    return store_one(Books(library, reader.organization_id), store)
 
 
 def bare(answer: httpx.Response) -> dict[str, str]:
@@ -339,7 +373,6 @@ def test_times_are_dates_or_rfc_3339_and_utc_where_they_do_not_say(
     assert bool(listed(caller, to=since)) != is_found
 
 
-@on_sqlite
 @pytest.mark.parametrize(
     ("name", "value"),
     [
@@ -361,8 +394,8 @@ def test_times_are_dates_or_rfc_3339_and_utc_where_they_do_not_say(
         ("form", "2022-03-18"),
     ],
 )
-def test_a_wrong_value_is_a_problem_that_names_it(caller: Caller, name: str, value: str) -> None:
-    answer = caller.get("", params={name: value})
+def test_a_wrong_value_is_a_problem_that_names_it(reader: Caller, name: str, value: str) -> None:
+    answer = reader.get("", params={name: value})
     assert_problem(answer, 400, "invalid_value")
     (fault,) = answer.json()["errors"]
     assert fault["field"].split(".")[0] == name
@@ -437,25 +470,23 @@ def test_every_route_needs_a_token_and_its_grant(
         assert_problem(answer, 403, "insufficient_scope")
 
 
-@on_sqlite
 @pytest.mark.parametrize("spelling", ["{}", "urn:uuid:{}", "{{{}}}"])
 def test_an_id_is_one_in_its_usual_spelling_only(
-    caller: Caller, stored: UUID, spelling: str
+    reader: Caller, recording: UUID, spelling: str
 ) -> None:
-    assert caller.get(f"/{str(stored).upper()}").status_code == 200
+    assert reader.get(f"/{str(recording).upper()}").status_code == 200
     expected = 200 if spelling == "{}" else 404
-    assert caller.get(f"/{spelling.format(stored)}").status_code == expected
-    assert caller.get(f"/{stored.hex}").status_code == 404
+    assert reader.get(f"/{spelling.format(recording)}").status_code == expected
+    assert reader.get(f"/{recording.hex}").status_code == 404
 
 
 # Media
 
 
-@on_sqlite
 def test_media_comes_whole_with_its_digest_to_be_saved_and_never_sniffed(
-    caller: Caller, stored: UUID
+    reader: Caller, recording: UUID
 ) -> None:
-    answer = caller.get(f"/{stored}/media")
+    answer = reader.get(f"/{recording}/media")
     assert (answer.status_code, answer.content) == (200, DATA)
     named = "attachment; filename=\"_ _1_.wav\"; filename*=UTF-8''%C3%A9%20%221%22.wav"
     assert bare(answer) == {
@@ -470,10 +501,9 @@ def test_media_comes_whole_with_its_digest_to_be_saved_and_never_sniffed(
     }
 
 
-@on_sqlite
-def test_head_says_the_same_without_the_bytes(caller: Caller, stored: UUID) -> None:
-    whole = caller.get(f"/{stored}/media")
-    answer = caller.send("HEAD", f"/{stored}/media", headers={"Range": "bytes=0-1"})
+def test_head_says_the_same_without_the_bytes(reader: Caller, recording: UUID) -> None:
+    whole = reader.get(f"/{recording}/media")
+    answer = reader.send("HEAD", f"/{recording}/media", headers={"Range": "bytes=0-1"})
     assert (answer.status_code, answer.content) == (200, b"")
     assert bare(answer) == bare(whole)
 
@@ -481,7 +511,6 @@ def test_head_says_the_same_without_the_bytes(caller: Caller, stored: UUID) -> N
 LAST = len(DATA) - 1
 
 
-@on_sqlite
 @pytest.mark.parametrize(
     ("asked", "first", "last"),
     [
@@ -498,9 +527,9 @@ LAST = len(DATA) - 1
     ],
 )
 def test_one_range_is_answered_with_it(
-    caller: Caller, stored: UUID, asked: str, first: int, last: int
+    reader: Caller, recording: UUID, asked: str, first: int, last: int
 ) -> None:
-    answer = caller.get(f"/{stored}/media", headers={"Range": asked})
+    answer = reader.get(f"/{recording}/media", headers={"Range": asked})
     assert answer.status_code == 206
     assert answer.headers["content-range"] == f"bytes {first}-{last}/{len(DATA)}"
     assert answer.headers["content-length"] == str(last - first + 1)
@@ -509,22 +538,20 @@ def test_one_range_is_answered_with_it(
     assert answer.headers["etag"] == ETAG
 
 
-@on_sqlite
 @pytest.mark.parametrize("asked", ["bytes=1500001-", "bytes=1500001-1500002", "bytes=-0"])
 def test_a_range_outside_says_how_large_the_media_is(
-    caller: Caller, stored: UUID, asked: str
+    reader: Caller, recording: UUID, asked: str
 ) -> None:
-    answer = caller.get(f"/{stored}/media", headers={"Range": asked})
+    answer = reader.get(f"/{recording}/media", headers={"Range": asked})
     assert_problem(answer, 416, "range_not_satisfiable")
     assert answer.headers["content-range"] == f"bytes */{len(DATA)}"
 
 
-@on_sqlite
 @pytest.mark.parametrize(
     "asked", ["bytes=5-4", "bytes=-", "bytes=a-b", "items=0-1", "bytes=0-1,5-6", "bytes=1--2", ""]
 )
-def test_what_is_no_single_range_is_ignored(caller: Caller, stored: UUID, asked: str) -> None:
-    answer = caller.get(f"/{stored}/media", headers={"Range": asked})
+def test_what_is_no_single_range_is_ignored(reader: Caller, recording: UUID, asked: str) -> None:
+    answer = reader.get(f"/{recording}/media", headers={"Range": asked})
     assert (answer.status_code, answer.content) == (200, DATA)
 
 
@@ -545,7 +572,6 @@ def test_every_range_gives_what_it_names(size: int, first: int, last: int) -> No
             assert part is None or range(*part) == wanted
 
 
-@on_sqlite
 @pytest.mark.parametrize(
     ("condition", "status"),
     [
@@ -556,15 +582,14 @@ def test_every_range_gives_what_it_names(size: int, first: int, last: int) -> No
     ],
 )
 def test_a_range_holds_only_for_the_bytes_that_the_caller_knows(
-    caller: Caller, stored: UUID, condition: str, status: int
+    reader: Caller, recording: UUID, condition: str, status: int
 ) -> None:
     headers = {"Range": "bytes=3-4", "If-Range": condition}
-    answer = caller.get(f"/{stored}/media", headers=headers)
+    answer = reader.get(f"/{recording}/media", headers=headers)
     assert answer.status_code == status
     assert answer.content == (DATA[3:5] if status == 206 else DATA)
 
 
-@on_sqlite
 @pytest.mark.parametrize(
     ("tags", "status"),
     [
@@ -578,12 +603,12 @@ def test_a_range_holds_only_for_the_bytes_that_the_caller_knows(
 )
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
 def test_bytes_that_the_caller_has_are_not_sent_again(
-    caller: Caller, stored: UUID, method: str, tags: str, status: int
+    reader: Caller, recording: UUID, method: str, tags: str, status: int
 ) -> None:
     headers = {"If-None-Match": tags, "Range": "bytes=9999999-"}
     if status == 200:
         del headers["Range"]
-    answer = caller.send(method, f"/{stored}/media", headers=headers)
+    answer = reader.send(method, f"/{recording}/media", headers=headers)
     assert answer.status_code == status
     assert (answer.headers["etag"], answer.headers["repr-digest"]) == (ETAG, REPR_DIGEST)
     if status == 304:
@@ -622,9 +647,8 @@ def test_media_that_the_storage_lost_is_503(
 # Waveform, deletion, retry
 
 
-@on_sqlite
-def test_a_waveform_is_json(caller: Caller, stored: UUID) -> None:
-    answer = caller.get(f"/{stored}/waveform")
+def test_a_waveform_is_json(reader: Caller, recording: UUID) -> None:
+    answer = reader.get(f"/{recording}/waveform")
     assert (answer.status_code, answer.headers["content-type"]) == (200, "application/json")
     assert answer.json() == {"version": 2, "data": []}
 

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+import recordings
+from earmark import sandbox
 from earmark.database import processing
 from earmark.errors import MediaError
 from earmark.interactions import media_key, waveform_key
@@ -69,6 +71,12 @@ def tools(store: Store) -> Tools:
     return Tools(store=store, limits=Limits(), transcriber=Hears)
 
 
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Has steps decode without a child."""
+    monkeypatch.setattr(sandbox, "run", recordings.decoded_here)
+
+
 @pytest.fixture(params=STEPS, ids=lambda path: path.rpartition(":")[2])
 def step(request: pytest.FixtureRequest, tools: Tools) -> Step:
     (found,) = load_steps(tools, [request.param])
@@ -112,6 +120,7 @@ def test_a_step_ends_done_or_says_why_not(step: Step, store: Store) -> None:
         assert outcome.cause.message.endswith(".")
 
 
+@pytest.mark.usefixtures("here")
 def test_doing_it_twice_is_doing_it_once(
     step: Step, store: Store, database: Database, organization: UUID
 ) -> None:
@@ -128,6 +137,7 @@ def test_doing_it_twice_is_doing_it_once(
     assert seen[0] == seen[1]
 
 
+@pytest.mark.usefixtures("here")
 def test_what_it_stores_bears_the_id_and_goes_with_discard(step: Step, store: Store) -> None:
     interaction_id = new_id()
     item = item_for(store, step, interaction_id)
@@ -138,6 +148,7 @@ def test_what_it_stores_bears_the_id_and_goes_with_discard(step: Step, store: St
     step.discard(item)
 
 
+@pytest.mark.usefixtures("here")
 def test_a_file_that_is_no_media_is_its_own_fault(step: Step, store: Store) -> None:
     item = item_for(store, step, new_id(), b"no media of any kind " * 100)
     if step.name in CONTENT_BLIND:
@@ -150,6 +161,7 @@ def test_a_file_that_is_no_media_is_its_own_fault(step: Step, store: Store) -> N
     assert str(item.interaction_id) not in caught.value.message
 
 
+@pytest.mark.usefixtures("here")
 def test_the_media_itself_is_left_as_it_was(step: Step, store: Store) -> None:
     item = item_for(store, step, new_id())
     before = b"".join(store.read(media_key(item.interaction_id)))
@@ -173,6 +185,7 @@ def test_listening_tells_what_a_recording_is_and_draws_it(
     assert waveform["length"] * 2 == len(waveform["data"])
 
 
+@pytest.mark.usefixtures("here")
 def test_facts_are_saved_only_while_the_interaction_is_there(
     tools: Tools, store: Store, database: Database, organization: UUID
 ) -> None:

@@ -215,6 +215,12 @@ def listen(path: Path, extension: str = "") -> audio.Listening:
     return audio.listen(path, limits=LIMITS, extension=extension)
 
 
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Has `listen` decode without a child."""
+    monkeypatch.setattr(sandbox, "run", recordings.decoded_here)
+
+
 def decode_here(path: Path, *, doubtful: bool = False) -> tuple[dict[str, object], bytes]:
     """What the child does, in this process, where coverage sees it."""
     with path.open("rb") as file:
@@ -246,9 +252,14 @@ def test_every_form_is_decoded_in_full(made: dict[str, Path], name: str) -> None
     assert len(peaks) == pytest.approx(40 * form.channels * 2, abs=14)
 
 
-def test_a_stereo_call_in_mu_law_gives_its_facts(made: dict[str, Path]) -> None:
-    heard = listen(made["mulaw.wav"])
-    assert heard.facts == audio.AudioFacts(
+@pytest.fixture(scope="module")
+def call(made: dict[str, Path]) -> audio.Listening:
+    """A stereo call, heard in the sandbox."""
+    return listen(made["mulaw.wav"])
+
+
+def test_a_stereo_call_in_mu_law_gives_its_facts(call: audio.Listening) -> None:
+    assert call.facts == audio.AudioFacts(
         container="wav",
         codec="pcm_mulaw",
         sample_rate_hz=8000,
@@ -256,11 +267,11 @@ def test_a_stereo_call_in_mu_law_gives_its_facts(made: dict[str, Path]) -> None:
         duration_seconds=2.0,
         header_duration_seconds=2.0,
     )
-    assert heard.warnings == ()
+    assert call.warnings == ()
 
 
-def test_the_waveform_is_version_2_of_audiowaveform_s_format(made: dict[str, Path]) -> None:
-    document = json.loads(listen(made["mulaw.wav"]).waveform.to_json())
+def test_the_waveform_is_version_2_of_audiowaveform_s_format(call: audio.Listening) -> None:
+    document = json.loads(call.waveform.to_json())
     data = np.array(document.pop("data")).reshape(40, 2, 2)
     assert document == {
         "version": 2,
@@ -293,6 +304,7 @@ def test_decoding_leaves_the_parent_without_pyav_and_numpy(made: dict[str, Path]
     subprocess.run([sys.executable, "-c", script, str(made["pcm.wav"])], check=True)
 
 
+@pytest.mark.usefixtures("here")
 @pytest.mark.parametrize("name", ["pcm.wav", "mulaw.wav"])
 @pytest.mark.parametrize("size", [0, 0xFFFFFFFF])
 def test_a_streamed_wav_without_its_size_is_a_good_file(
@@ -304,6 +316,7 @@ def test_a_streamed_wav_without_its_size_is_a_good_file(
     assert heard.warnings == ()
 
 
+@pytest.mark.usefixtures("here")
 def test_a_wav_that_promises_more_than_it_holds_is_flagged(
     made: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -340,6 +353,7 @@ def test_a_wav_s_duration_is_found_behind_other_chunks() -> None:
     assert _wav.stated_seconds(file) == 1.5
 
 
+@pytest.mark.usefixtures("here")
 def test_an_mp3_of_varying_bit_rate_without_a_count_is_flagged(tmp_path: Path) -> None:
     path = variable_mp3(tmp_path / "vbr.mp3")
     heard = listen(path)
@@ -350,6 +364,7 @@ def test_an_mp3_of_varying_bit_rate_without_a_count_is_flagged(tmp_path: Path) -
     )
 
 
+@pytest.mark.usefixtures("here")
 def test_a_truncated_mp3_gives_what_is_left(made: dict[str, Path], tmp_path: Path) -> None:
     path = tmp_path / "cut.mp3"
     data = made["call.mp3"].read_bytes()
@@ -393,6 +408,7 @@ def test_a_file_that_stops_being_readable_keeps_what_was_heard(tmp_path: Path) -
     assert 100 < float(str(told["duration_seconds"])) < 200
 
 
+@pytest.mark.usefixtures("here")
 def test_silence_is_flagged(tmp_path: Path) -> None:
     samples = np.zeros((2, 16000), np.int16)
     path = recordings.record(tmp_path / "s.wav", recordings.FORMS["mulaw.wav"], samples=samples)
@@ -411,21 +427,21 @@ def test_a_movie_without_sound_has_no_audio(tmp_path: Path) -> None:
     assert refusal(lambda: listen(path)) == "no_audio"
 
 
+@pytest.mark.usefixtures("here")
 @pytest.mark.parametrize("header", ["RIFX", "RF64"])
 def test_a_file_that_breaks_off_in_its_header_is_unreadable(tmp_path: Path, header: str) -> None:
     path = tmp_path / "cut.wav"
     path.write_bytes(header.encode() + b"\x24\x00\x00\x00WAVE")
-    assert refusal(lambda: decode_here(path)) == "unreadable"
     assert refusal(lambda: listen(path)) == "unreadable"
 
 
+@pytest.mark.usefixtures("here")
 def test_a_wav_without_a_sample_has_no_audio_decoded(
     made: dict[str, Path], tmp_path: Path
 ) -> None:
     path = tmp_path / "empty.wav"
     data = made["mulaw.wav"].read_bytes()
     path.write_bytes(data[: data.index(b"data") + 4] + bytes(4))
-    assert refusal(lambda: decode_here(path)) == "no_audio_decoded"
     assert refusal(lambda: listen(path)) == "no_audio_decoded"
 
 
@@ -479,6 +495,7 @@ def test_what_is_no_audio_is_named(tmp_path: Path, name: str, content: bytes, wh
     assert caught.value.code == "not_audio"
 
 
+@pytest.mark.usefixtures("here")
 @pytest.mark.parametrize("extension", [".mp3", ".wav", ".m4a", ".ogg"])
 def test_random_bytes_are_no_recording(tmp_path: Path, extension: str) -> None:
     path = tmp_path / "noise"
@@ -502,6 +519,7 @@ def test_unknown_bytes_of_which_most_fail_are_no_audio(
     assert refusal(lambda: decode_here(made["call.mp3"])) == "no_audio_decoded"
 
 
+@pytest.mark.usefixtures("here")
 def test_an_mp3_that_begins_with_garbage_is_heard(made: dict[str, Path], tmp_path: Path) -> None:
     path = tmp_path / "padded.mp3"
     path.write_bytes(bytes(1000) + made["call.mp3"].read_bytes())

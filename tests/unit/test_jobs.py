@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
@@ -172,6 +173,37 @@ def test_stopping_tells_when_something_still_runs(
     assert not engine.stop(0.05)
     work.go.set()
     assert engine.stop(20)
+
+
+@contextmanager
+def nobody_writes(engine_url: str) -> Iterator[None]:
+    """Holds the engine's tables as an overloaded database does; reading goes on."""
+    database = jobs._database(jobs._url(engine_url), 1)
+    with database.connect() as connection:
+        if database.dialect.name == "postgresql":
+            connection.exec_driver_sql("LOCK TABLE dbos.workflow_status IN EXCLUSIVE MODE")
+        else:
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+        yield
+        connection.rollback()
+    database.dispose()
+
+
+def test_a_worker_stops_when_it_is_written_down_that_its_jobs_ended(
+    start: Callable[..., Engine], work: Work, engine_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work.go.clear()
+    engine = start()
+    engine.begin("a")
+    wait_until(lambda: work.now)
+    with nobody_writes(engine_url):
+        work.go.set()
+        wait_until(lambda: not engine.is_here("a"))
+        monkeypatch.setattr(jobs, "SETTLE_SECONDS", 0.2)
+        assert not engine.stop(20)
+    monkeypatch.setattr(jobs, "SETTLE_SECONDS", 20)
+    assert engine.stop(20)
+    assert start().begun() == {}
 
 
 def test_an_ended_job_that_is_forgotten_may_begin_again(
