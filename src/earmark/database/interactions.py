@@ -41,6 +41,9 @@ MAX_BRANCHES = 8
 """Hierarchy nodes that are read one by one; more have so many interactions that a walk over all
 soon finds enough."""
 
+OF_WHAT_IS_SAID = step.c.name.not_in(["listen"])
+"""The steps whose outcome depends on more than the bytes of the media."""
+
 _LAST_CODE_POINT = 0x10FFFF
 _SURROGATES = range(0xD800, 0xE000)
 
@@ -101,11 +104,7 @@ def receive_again(scope: Scope, interaction_id: UUID) -> int:
     Returns:
         the number of the new round.
     """
-    scope.run(
-        sa.delete(step).where(
-            step.c.interaction_id == interaction_id, step.c.status != StepStatus.DONE
-        )
-    )
+    forget_steps(scope, interaction_id, step.c.status != StepStatus.DONE)
     changed = (
         sa.update(interaction)
         .where(interaction.c.id == interaction_id)
@@ -115,6 +114,11 @@ def receive_again(scope: Scope, interaction_id: UUID) -> int:
     (row,) = scope.rows(changed)
     number: int = row.round
     return number
+
+
+def forget_steps(scope: Scope, interaction_id: UUID, which: sa.ColumnElement[bool]) -> None:
+    """Forgets steps of an interaction: they are done anew in its next round."""
+    scope.run(sa.delete(step).where(step.c.interaction_id == interaction_id, which))
 
 
 def existing(scope: Scope, ids: Collection[UUID]) -> set[UUID]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
-from earmark.database import journal
+from earmark.database import interactions, journal
 from earmark.database.tables import interaction, organization, step, step_part
 from earmark.errors import EarmarkError
 from earmark.model import AudioFacts, Cause, MediaType, Status, StepStatus, extension, now
@@ -252,8 +252,11 @@ def record(
 def finish(scope: Scope, job: Job, *, status: Status, cause: Cause | None = None) -> bool:
     """Ends a round as ready or failed and tells of it; False if it was over already.
 
-    Raises nothing for an interaction that is gone: there is nothing left to end.
+    If a correction has outdated what it found out, the next round begins instead. Raises nothing
+    for an interaction that is gone: there is nothing left to end.
     """
+    if begin_anew(scope, job):
+        return True
     ended = scope.run(
         _of_round(sa.update(interaction), job)
         .where(interaction.c.status.in_(_UNFINISHED))
@@ -268,12 +271,31 @@ def finish(scope: Scope, job: Job, *, status: Status, cause: Cause | None = None
     return bool(ended)
 
 
+def begin_anew(scope: Scope, job: Job) -> bool:
+    """Begins the next round if a correction has outdated this one; says whether it did."""
+    outdated = scope.run(
+        _of_round(sa.update(interaction), job)
+        .where(interaction.c.status.in_(_UNFINISHED), interaction.c.outdated)
+        .values(outdated=False, transcript=None)
+    )
+    if not outdated:
+        return False
+    interactions.forget_steps(scope, job.interaction_id, interactions.OF_WHAT_IS_SAID)
+    detail = {"round": interactions.receive_again(scope, job.interaction_id)}
+    journal.announce(
+        scope, kind="interaction.retried", interaction_id=job.interaction_id, detail=detail
+    )
+    return True
+
+
 def give_up(scope: Scope, job: Job, cause: Cause, *, name: str, position: int) -> bool:
     """Fails a round that nobody works at; the step where it stopped bears the cause.
 
     Returns:
         False if the round was over already.
     """
+    if begin_anew(scope, job):
+        return True
     if not finish(scope, job, status=Status.FAILED, cause=cause):
         return False
     fresh = {"interaction_id": job.interaction_id, "name": name, "position": position}
