@@ -62,7 +62,7 @@ def _in_time(rows: Sequence[dict[str, Any]], scope: Scope) -> Iterator[dict[str,
     What the clock of a machine says beyond the present is not believed: all that came after it
     would count as that late.
     """
-    newest = scope.row(sa.select(arrival.c.at).order_by(arrival.c.number.desc()).limit(1))
+    newest = scope.row(sa.select(arrival.c.at).order_by(arrival.c.at.desc()).limit(1))
     reached: datetime | None = newest.at if newest else None
     present = now()
     for row in rows:
@@ -154,11 +154,9 @@ def _of_calls(scope: Scope, query: ArrivalQuery) -> sa.Select[Any]:
 def _branches(scope: Scope, query: ArrivalQuery) -> Iterator[tuple[sa.ColumnElement[bool], ...]]:
     """Conditions of which exactly one tuple holds for what is found, each with its own index."""
     columns = arrival.c
-    kinds: list[sa.ColumnElement[bool]] = [sa.true()]
-    nodes = kinds
-    if query.hierarchy_ids or query.media_type:
-        wanted = [query.media_type] if query.media_type else [*MediaType]
-        kinds = [columns.media_type == kind for kind in wanted]
+    wanted = [query.media_type] if query.media_type else [*MediaType]
+    kinds = [columns.media_type == kind for kind in wanted]
+    nodes: list[sa.ColumnElement[bool]] = [sa.true()]
     if query.hierarchy_ids:
         subtrees = _subtrees(scope, query.hierarchy_ids)
         nodes = [columns.hierarchy_node_id.in_(subtrees)]

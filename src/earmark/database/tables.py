@@ -300,10 +300,10 @@ arrival = sa.Table(
     "arrival",
     metadata,
     _organization(primary_key=True),
+    sa.Column("media_type", sa.String(8), primary_key=True),
     sa.Column("number", sa.BigInteger, primary_key=True, autoincrement=False),
     sa.Column("interaction_id", sa.Uuid, nullable=False),
     sa.Column("at", Instant, nullable=False),
-    sa.Column("media_type", sa.String(8), nullable=False),
     sa.Column("hierarchy_node_id", sa.Uuid),
     sa.UniqueConstraint("organization_id", "interaction_id"),
     sa.ForeignKeyConstraint(
@@ -312,7 +312,6 @@ arrival = sa.Table(
         ondelete="CASCADE",
     ),
     sa.Index("ix_arrival_at", "organization_id", "at", "number"),
-    sa.Index("ix_arrival_media_type", "organization_id", "media_type", "number"),
     sa.Index(
         "ix_arrival_hierarchy", "organization_id", "hierarchy_node_id", "media_type", "number"
     ),

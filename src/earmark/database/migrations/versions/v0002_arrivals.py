@@ -51,10 +51,10 @@ def create_arrival() -> None:
     op.create_table(
         "arrival",
         sa.Column("organization_id", sa.Uuid(), nullable=False),
+        sa.Column("media_type", sa.String(length=8), nullable=False),
         sa.Column("number", sa.BigInteger(), autoincrement=False, nullable=False),
         sa.Column("interaction_id", sa.Uuid(), nullable=False),
         sa.Column("at", types.Instant(), nullable=False),
-        sa.Column("media_type", sa.String(length=8), nullable=False),
         sa.Column("hierarchy_node_id", sa.Uuid(), nullable=True),
         sa.ForeignKeyConstraint(
             ["organization_id", "interaction_id"],
@@ -65,7 +65,9 @@ def create_arrival() -> None:
         sa.ForeignKeyConstraint(
             ["organization_id"], ["organization.id"], name=op.f("fk_arrival_organization_id")
         ),
-        sa.PrimaryKeyConstraint("organization_id", "number", name=op.f("pk_arrival")),
+        sa.PrimaryKeyConstraint(
+            "organization_id", "media_type", "number", name=op.f("pk_arrival")
+        ),
         sa.UniqueConstraint(
             "organization_id",
             "interaction_id",
@@ -75,7 +77,6 @@ def create_arrival() -> None:
     )
     for name, columns in (
         ("at", ["at", "number"]),
-        ("media_type", ["media_type", "number"]),
         ("hierarchy", ["hierarchy_node_id", "media_type", "number"]),
     ):
         op.create_index(
