@@ -527,6 +527,8 @@ def read_object(body: bytes) -> dict[str, Any]:
     """
     try:
         return _parse(body)
+    except json.JSONDecodeError:
+        raise InvalidError(Invalid("body", "The body is not JSON.")) from None
     except ValueError as error:
         message = str(error).replace("metadata", "body")
         raise InvalidError(Invalid("body", message)) from None
