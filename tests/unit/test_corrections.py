@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING, Any
 from uuid import UUID, uuid4
 
@@ -23,12 +24,16 @@ from earmark.model import (
     StepStatus,
     Warn,
 )
+from earmark.pipeline import Done
+from earmark.pipeline.run import Pipeline
 from earmark.storage import open_store
+from processing import Scripted
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from earmark.database import Database
+    from earmark.pipeline import Item
 
 SPANISH = Correction(locale="es-MX")
 TRANSCRIPT = {"language": "en", "segment_count": 1, "word_count": 2}
@@ -261,6 +266,29 @@ def test_a_lost_round_that_is_outdated_does_not_fail(
     after = mine.get(id_)
     assert (after.status, after.round) == (Status.RECEIVED, 2)
     assert [step.name for step in after.steps] == ["listen"]
+
+
+def test_another_locale_in_the_middle_of_a_round_is_that_of_the_next(
+    mine: OrganizationInteractions, books: Books, database: Database
+) -> None:
+    """Through the pipeline itself: the recording is listened to once, and transcribed twice."""
+    id_ = books.receive()
+
+    def transcribe(item: Item) -> Done:
+        if len(hearing.runs) == 1:
+            mine.correct(id_, SPANISH)
+        return Done()
+
+    listening, hearing = Scripted(name="listen"), Scripted(transcribe, name="transcribe")
+    pipeline = Pipeline(database, [listening, hearing], stopping=threading.Event())
+    for number in ("1", "2"):
+        assert mine.get(id_).status is Status.RECEIVED
+        pipeline.process(str(books.organization_id), str(id_), number)
+    assert [item.locale for item in hearing.runs] == ["en-US", "es-MX"]
+    assert len(listening.runs) == 1
+    after = mine.get(id_)
+    assert (after.status, after.round) == (Status.READY, 2)
+    assert [kind for kind, _ in told(books)] == ["corrected", "retried", "ready"]
 
 
 def test_corrections_of_anything_else_start_nothing(
