@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 from uuid import UUID, uuid4
@@ -14,6 +15,7 @@ import sqlalchemy as sa
 
 from books import Books
 from earmark.database import arrivals, journal, tables
+from earmark.database import interactions as stored
 from earmark.errors import ForbiddenError, InvalidError
 from earmark.intake import Accepted, Intake, Limits
 from earmark.interactions import MAX_LIMIT, Interactions, OrganizationInteractions
@@ -132,6 +134,36 @@ def test_a_place_stays_when_others_are_deleted(
     assert listed(mine, after=third) == [fourth]
     assert listed(mine, after=second) == [fourth]
     assert listed(mine) == [first, fourth]
+
+
+@on_postgresql  # SQLite: one writer at a time
+def test_a_deletion_waits_for_the_place_that_is_being_given(
+    mine: OrganizationInteractions, books: Books, database: Database
+) -> None:
+    first, second = books.arrive(), books.arrive()
+    with ThreadPoolExecutor(1) as pool:
+        with database.write(books.organization_id) as scope:
+            journal.number_events(scope)
+            deleting = pool.submit(mine.delete, first)
+            with pytest.raises(TimeoutError):
+                deleting.result(0.2)
+        deleting.result(10)
+    assert listed(mine, after=first) == [second]
+
+
+@on_postgresql
+def test_no_place_is_given_to_what_is_being_deleted(
+    mine: OrganizationInteractions, books: Books, database: Database
+) -> None:
+    first, second = books.arrive(), books.arrive()
+    with ThreadPoolExecutor(1) as pool:
+        with database.write(books.organization_id) as scope:
+            journal.lock_arrivals(scope)
+            assert stored.delete(scope, first)
+            listing = pool.submit(listed, mine)
+            with pytest.raises(TimeoutError):
+                listing.result(0.2)
+        assert listing.result(10) == [second]
 
 
 def test_what_was_deleted_before_anybody_saw_it_has_no_place(
@@ -257,12 +289,18 @@ def test_kinds_of_media_calls_and_subtrees_are_found(
     assert found(client_call_ids=frozenset({"x"})) == ""
 
 
-def test_a_subtree_of_many_nodes_is_found(mine: OrganizationInteractions, books: Books) -> None:
+def test_a_subtree_of_many_nodes_is_found(
+    mine: OrganizationInteractions, books: Books, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(arrivals, "MAX_BRANCHES", 2)
     top = books.node("top")
-    nodes = [books.node(f"n{number}", top) for number in range(arrivals.MAX_BRANCHES + 1)]
-    made = [books.arrive(node_id=node) for node in nodes]
+    nodes = [books.node(f"n{number}", top) for number in range(3)]
+    made = [books.arrive(node_id=nodes[number]) for number in (0, 1, 2, 2, 1, 0, 0)]
     books.arrive()
-    assert polled(mine, ArrivalQuery(hierarchy_ids=frozenset({top})), limit=4) == made
+    query = ArrivalQuery(hierarchy_ids=frozenset({top}))
+    for limit in (1, 2, 3, 4, 10):
+        assert polled(mine, query, limit) == made
+    assert listed(mine, replace(query, media_type=MediaType.AUDIO), limit=5) == made[:5]
 
 
 def test_what_is_asked_is_judged(mine: OrganizationInteractions) -> None:

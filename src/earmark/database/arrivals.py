@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 RECEIVED = "interaction.received"
 DELETED = "interaction.deleted"
 
-MAX_BRANCHES = 8
-"""Hierarchy nodes that are read one by one; more have so many interactions that a walk over all
-soon finds enough."""
+MAX_BRANCHES = 32
+"""Nodes and kinds of media that one statement reads, each along its index. Of more, the first
+ones bound what the others can add. A planner that is left to choose sorts millions for some."""
 
 
 def add(scope: Scope, *, beyond: int) -> None:
@@ -99,19 +99,35 @@ def find(scope: Scope, query: ArrivalQuery, *, after: int, limit: int) -> list[U
         # Not the number itself: SQLite would walk along all numbers to save the sorting.
         ordered = statement.order_by(arrival.c.number + 0).limit(limit)
         return [row.interaction_id for row in scope.rows(ordered)]
+    found: list[tuple[int, UUID]] = []
+    branches = iter(_branches(scope, query))
+    while batch := list(itertools.islice(branches, MAX_BRANCHES)):
+        conditions = [mine, *bounds]
+        if len(found) == limit:  # what lies beyond the last of them is not asked of the others
+            conditions.append(arrival.c.number < found[-1][0])
+        found = sorted([*found, *_first(scope, batch, conditions, limit)])[:limit]
+    return [interaction_id for _, interaction_id in found]
+
+
+def _first(
+    scope: Scope,
+    branches: Sequence[Collection[sa.ColumnElement[bool]]],
+    conditions: Collection[sa.ColumnElement[bool]],
+    limit: int,
+) -> Iterator[tuple[int, UUID]]:
+    """The first of each branch, put together; no planner goes along several indexes by itself."""
+    columns = (arrival.c.number, arrival.c.interaction_id)
     firsts = [
-        sa.select(arrival.c.number, arrival.c.interaction_id)
-        .where(mine, *bounds, *branch)
+        sa.select(*columns)
+        .where(*conditions, *branch)
         .order_by(arrival.c.number)
         .limit(limit)
         .subquery()
-        for branch in _branches(scope, query)
+        for branch in branches
     ]
-    if not firsts:
-        return []
     parts = [sa.select(first.c.number, first.c.interaction_id) for first in firsts]
     merged = sa.union_all(*parts).order_by("number").limit(limit)
-    return [row.interaction_id for row in scope.rows(merged)]
+    return ((row.number, row.interaction_id) for row in scope.rows(merged))
 
 
 def _bounds(scope: Scope, query: ArrivalQuery, after: int) -> Iterator[sa.ColumnElement[bool]]:
@@ -158,11 +174,8 @@ def _branches(scope: Scope, query: ArrivalQuery) -> Iterator[tuple[sa.ColumnElem
     kinds = [columns.media_type == kind for kind in wanted]
     nodes: list[sa.ColumnElement[bool]] = [sa.true()]
     if query.hierarchy_ids:
-        subtrees = _subtrees(scope, query.hierarchy_ids)
-        nodes = [columns.hierarchy_node_id.in_(subtrees)]
-        found = scope.rows(subtrees.distinct().limit(MAX_BRANCHES + 1))
-        if len(found) <= MAX_BRANCHES:
-            nodes = [columns.hierarchy_node_id == row.descendant_id for row in found]
+        found = scope.rows(_subtrees(scope, query.hierarchy_ids).distinct())
+        nodes = [columns.hierarchy_node_id == row.descendant_id for row in found]
     return itertools.product(nodes, kinds)
 
 
