@@ -9,13 +9,14 @@ from uuid import UUID, uuid4
 import pytest
 
 from books import NOON, Books
-from earmark.interactions import transcript_key
+from earmark.interactions import OrganizationInteractions, transcript_key
 from earmark.model import Grant, MediaType, Status, StepStatus
 from earmark.model.transcript import Recognition, Segment, Speaker, Transcript
 from earmark.render.json import Json
 
 if TYPE_CHECKING:
     from contract.serving import Answer, Caller, Service
+    from earmark.model import Interaction
 
 on_sqlite = pytest.mark.parametrize("database_kind", ["sqlite"], indirect=True)
 published = pytest.mark.origin("published")
@@ -112,6 +113,25 @@ def test_until_it_is_processed_there_is_a_message(
     answer = one(caller, id_)
     assert answer.status == 200
     assert answer.json == {"conversationId": str(id_), "transcriptions": [], "message": BEFORE}
+
+
+@ours
+@on_sqlite
+def test_one_that_is_processed_once_more_since_a_moment_ago_has_a_message(
+    caller: Caller, books: Books, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    id_ = books.receive(status=Status.READY)
+    get, seen = OrganizationInteractions.get, []
+
+    def then_retried(bound: OrganizationInteractions, asked: UUID) -> Interaction:
+        found = get(bound, asked)
+        if not seen:
+            books.change(id_, status=Status.RECEIVED)
+        seen.append(found)
+        return found
+
+    monkeypatch.setattr(OrganizationInteractions, "get", then_retried)
+    assert one(caller, id_).json["message"] == BEFORE
 
 
 @published
