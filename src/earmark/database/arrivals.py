@@ -92,6 +92,7 @@ def find(scope: Scope, query: ArrivalQuery, *, after: int, limit: int) -> list[U
     Whatever is asked, it is a walk along an index in the order of the numbers, or along each of a
     few; only call ids are looked up first and put in order then.
     """
+    scope.read_in_order()
     bounds = list(_bounds(scope, query, after))
     mine = arrival.c.organization_id == scope.organization_id
     if query.client_call_ids:
