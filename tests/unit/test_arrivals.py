@@ -398,7 +398,7 @@ def test_postgresql_walks_along_an_index_however_it_guesses(
             hierarchy_node_id) SELECT organization_id, media_type, row_number() OVER (), id,
             received_at, CASE WHEN random() < 0.02 THEN hierarchy_node_id END
             FROM interaction""",
-        "ANALYZE arrival",
+        "ANALYZE arrival, interaction",
     ]
     for statement in copied:
         with database.write(None) as scope:
@@ -407,6 +407,10 @@ def test_postgresql_walks_along_an_index_however_it_guesses(
     plan = "\n".join(plans_of(database, books.organization_id, query, "EXPLAIN"))
     assert "Index Scan using ix_arrival_hierarchy on arrival" in plan, plan
     assert "Sort" not in plan, plan  # of a single branch nothing is put together
+    query = ArrivalQuery(client_call_ids=frozenset({"7"}), media_type=MediaType.AUDIO)
+    plan = "\n".join(plans_of(database, books.organization_id, query, "EXPLAIN"))
+    assert "ix_interaction_client_call_id" in plan, plan
+    assert "pk_arrival" not in plan, plan  # the few are sorted, and not looked for among all
 
 
 def plans_of(

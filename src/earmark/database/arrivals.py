@@ -97,7 +97,7 @@ def find(scope: Scope, query: ArrivalQuery, *, after: int, limit: int) -> list[U
     mine = arrival.c.organization_id == scope.organization_id
     if query.client_call_ids:
         statement = _of_calls(scope, query).where(*bounds, mine)
-        # Not the number itself: SQLite would walk along all numbers to save the sorting.
+        # Not the number itself: either database might walk along all to save the sorting.
         ordered = statement.order_by(arrival.c.number + 0).limit(limit)
         return [row.interaction_id for row in scope.rows(ordered)]
     found: list[tuple[int, UUID]] = []
