@@ -8,9 +8,19 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 
 from earmark.database import journal
-from earmark.database.tables import interaction, organization, step, step_part
+from earmark.database.tables import agent, interaction, organization, step, step_part
 from earmark.errors import EarmarkError
-from earmark.model import AudioFacts, Cause, MediaType, Status, StepStatus, extension, now
+from earmark.model import (
+    AgentSent,
+    AudioFacts,
+    Cause,
+    InteractionDate,
+    MediaType,
+    Status,
+    StepStatus,
+    extension,
+    now,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -130,11 +140,17 @@ class Known:
     Attributes:
         agent_channel: on which its organization records its agents, from 0.
         audio: what was found out about a recording so far.
+        customer: the customer's name as uploaded.
+        agent: as uploaded; the names of the joined agent where the upload says none.
+        date: as uploaded.
     """
 
     locale: str
     agent_channel: int
     audio: AudioFacts | None
+    customer: str | None
+    agent: AgentSent
+    date: InteractionDate | None
 
 
 def known(scope: Scope, job: Job) -> Known:
@@ -143,14 +159,40 @@ def known(scope: Scope, job: Job) -> Known:
     Raises:
         GoneError: it was deleted.
     """
-    columns = (interaction.c.locale, interaction.c.audio, organization.c.agent_channel)
     mine = interaction.c.id == job.interaction_id
-    joined = interaction.join(organization, organization.c.id == interaction.c.organization_id)
-    row = scope.row(sa.select(*columns).select_from(joined).where(mine))
+    joined = interaction.join(
+        organization, organization.c.id == interaction.c.organization_id
+    ).outerjoin(agent, agent.c.id == interaction.c.agent_id)
+    row = scope.row(sa.select(*_KNOWN).select_from(joined).where(mine))
     if row is None:
         raise GoneError(str(job.interaction_id))
-    audio = AudioFacts(**row.audio) if row.audio else None
-    return Known(row.locale, row.agent_channel, audio)
+    at, minutes, sent = (
+        row.interaction_at,
+        row.interaction_offset_minutes,
+        row.interaction_date_sent,
+    )
+    return Known(
+        locale=row.locale,
+        agent_channel=row.agent_channel,
+        audio=AudioFacts(**row.audio) if row.audio else None,
+        customer=row.customer_name,
+        agent=AgentSent(row.agent_code, row.first_name, row.last_name),
+        date=InteractionDate(at, minutes, sent) if at else None,
+    )
+
+
+_KNOWN = (
+    interaction.c.locale,
+    interaction.c.audio,
+    interaction.c.customer_name,
+    interaction.c.agent_code,
+    interaction.c.interaction_at,
+    interaction.c.interaction_offset_minutes,
+    interaction.c.interaction_date_sent,
+    organization.c.agent_channel,
+    sa.func.coalesce(interaction.c.agent_first_name, agent.c.first_name).label("first_name"),
+    sa.func.coalesce(interaction.c.agent_last_name, agent.c.last_name).label("last_name"),
+)
 
 
 def claim(scope: Scope, job: Job, *, name: str, position: int, max_attempts: int) -> Claim:
