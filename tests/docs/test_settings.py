@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, get_args
 import pytest
 
 from earmark.audio.faults import SENTENCES as MEDIA_SENTENCES
+from earmark.chat.faults import SENTENCES as CHAT_SENTENCES
 from earmark.config import Settings
 from earmark.errors import Why
 from earmark.web.acxapi.wire import SENTENCES as UPLOAD_SENTENCES
@@ -84,7 +85,8 @@ def test_refused_tokens_are_described():
 def test_failed_and_skipped_steps_are_described():
     sources = (ROOT / "src/earmark").rglob("*.py")
     causes = {code for path in sources for code in first_words(path, "Cause", 0)}
-    assert described("Failed and skipped steps") == causes | set(MEDIA_SENTENCES)
+    known = causes | set(MEDIA_SENTENCES) | set(CHAT_SENTENCES)
+    assert described("Failed and skipped steps") == known
 
 
 def test_warnings_are_described():

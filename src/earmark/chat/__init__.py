@@ -156,7 +156,7 @@ def _message(line: bytes) -> Segment:
         text=str(text),
         speaker=Speaker(speaker),
         at=datetime.fromisoformat(at).astimezone(UTC) if at else None,
-        name=str(name) if name else None,
+        name=None if name is None else str(name),
     )
 
 

@@ -30,8 +30,8 @@ MAX_SIDES = 32
 """Side files that are read; a log has one or two."""
 
 _SIDE = re.compile(r"(?P<stem>.+)\.(?P<kind>json|xml|csv)_meta(?:_ext)?", re.IGNORECASE)
-_CALLED_CHAT = re.compile(r"(?P<stem>.+)\.[a-z0-9]+_chat|(?:.*/)?_chat\.txt", re.IGNORECASE)
-_MAY_BE_CHAT = re.compile(r"(?P<stem>.+)\.(?:json|jsonl|ndjson|vcon|txt|log)", re.IGNORECASE)
+_CALLED_CHAT = re.compile(r".+\.[a-z0-9]+_chat|(?:.*/)?_chat\.txt", re.IGNORECASE)
+_MAY_BE_CHAT = re.compile(r".+\.(?:json|jsonl|ndjson|vcon|txt|log)", re.IGNORECASE)
 _HIDDEN = re.compile(r"(?:^|/)(?:\.(?!/)|__MACOSX/)")
 """What systems put beside the files that people see."""
 
@@ -181,7 +181,7 @@ def _metadata(
     chosen: Chosen, contents: dict[str, bytes], logs: Iterable[str]
 ) -> tuple[dict[str, Any], list[str]]:
     """What the side files of these logs say, the later one winning, and those of no use."""
-    stems = {_stem(name) for name in logs}
+    stems = {name.rpartition(".")[0] for name in logs}
     metadata: dict[str, Any] = {}
     left_out: list[str] = []
     for name in sorted(one.name for one in chosen.sides):
@@ -200,11 +200,6 @@ def _metadata(
             continue
         metadata = merged
     return metadata, left_out
-
-
-def _stem(name: str) -> str:
-    match = _CALLED_CHAT.fullmatch(name) or _MAY_BE_CHAT.fullmatch(name)
-    return (match["stem"] if match else None) or name
 
 
 def _answer(messages: Sequence[Segment]) -> bytes:

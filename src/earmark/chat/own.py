@@ -11,7 +11,7 @@ from typing_extensions import override
 
 from earmark.chat import ChatFormat
 from earmark.chat.faults import fault, shown
-from earmark.chat.log import clean, sender
+from earmark.chat.log import clean
 from earmark.model.transcript import Segment, Speaker
 
 if TYPE_CHECKING:
@@ -67,9 +67,12 @@ def _message(log: Log, number: int, told: Mapping[str, Any]) -> Segment:
     word = told.get("speaker") or Speaker.UNKNOWN
     if word not in list(Speaker):
         raise _damaged(log, number, f"a speaker other than {', '.join(Speaker)}", word)
-    if not isinstance(told.get("name") or "", str):
+    if not isinstance(told.get("name", ""), str | None):
         raise _damaged(log, number, "a name that is no text", told["name"])
-    return Segment(clean(told["text"]), Speaker(word), at=at, name=sender(told.get("name")))
+    name = told.get("name")
+    return Segment(
+        clean(told["text"]), Speaker(word), at=at, name=None if name is None else clean(name)
+    )
 
 
 def _damaged(log: Log, number: int, what: str, value: object) -> Exception:

@@ -27,7 +27,9 @@ _LINE = re.compile(
     r"(?P<name>[^\W\d_][^:\[\]{}<>\"=/\\]{0,63}):(?:[ \t]+(?P<text>.*))?"
 )
 
-_HALF_A_DAY = timedelta(hours=12)
+_SLACK = timedelta(hours=1)
+"""How far clocks may run backwards before that means another day: messages cross on their way."""
+
 _DAY = timedelta(days=1)
 
 
@@ -91,6 +93,7 @@ class _Clock:
             return None
         date, zone = match["date"], match["zone"] or ""
         hour, rest = match["clock"].split(":", 1)
+        rest = rest if ":" in rest else f"{rest}:00"
         day = date or self._log.day
         at = self._log.instant(f"{day}T{int(hour):02}:{rest}{zone}")  # no day is no date
         if at and not date:
@@ -99,7 +102,7 @@ class _Clock:
 
     def _after_midnight(self, at: datetime) -> datetime:
         if self._last is not None:
-            while self._last - at > _HALF_A_DAY:
+            while self._last - at > _SLACK:
                 at += _DAY
         self._last = at
         return at

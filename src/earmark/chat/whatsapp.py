@@ -26,7 +26,12 @@ if TYPE_CHECKING:
 
 _DATE = r"(\d{1,4})[./-](\d{1,2})[./-](\d{1,4})"
 _TIME = r"(\d{1,2})[:.](\d{2})(?:[:.](\d{2}))?(?: ?([ap])\.? ?m\.?)?"
-_LINE = re.compile(rf"(?:\[{_DATE},? {_TIME}\] |{_DATE},? {_TIME} [-\u2013] )(.*)", re.IGNORECASE)
+_LINE = re.compile(
+    rf"(?!\[?\d{{4}}-\d\d-\d\d )(?:\[{_DATE},? {_TIME}\] |{_DATE},? {_TIME} [-\u2013] )(.*)",
+    re.IGNORECASE,
+)
+"""The date of ISO 8601 without a comma is that of plain text."""
+
 _NAME = re.compile(r"([^:\n]{1,256}): ?(.*)", re.DOTALL)
 
 _MARK = "\u200e"
