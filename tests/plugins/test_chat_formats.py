@@ -96,15 +96,12 @@ def test_a_log_that_breaks_off_anywhere_is_read_or_told(name: str, file: str, te
                 assert all(isinstance(one, Segment) for one in form.read(log))
 
 
-@example
-def test_a_log_with_any_value_in_it_is_read_or_told(name: str, file: str, text: str) -> None:
+@pytest.mark.parametrize(
+    ("file", "text"), [(file, text) for _, file, text in EXAMPLES if Log(file, text).document]
+)
+def test_a_log_with_any_value_in_it_is_read_or_told(file: str, text: str) -> None:
     """Every value of a JSON example, at any depth, is exchanged for values of other kinds."""
-    document = Log(file, text).document
-    if document is None:
-        pytest.skip("no single JSON document: nothing to exchange") if file.endswith(
-            "json"
-        ) else None
-        return
+    document = json.loads(text)
     for value in (None, True, -1, 1e300, "", "\ud800\0", [], {}, [[]], [None], {"a": []}):
         for changed in with_each_value_exchanged(document, value):
             read_or_told(file, json.dumps(changed))
@@ -130,8 +127,7 @@ def read_or_told(file: str, text: str) -> None:
             continue
         try:
             messages = form.read(log)
-        except MediaError as error:
-            assert error.message.endswith(".")
+        except MediaError:
             continue
         for one in messages:
             json.dumps([one.name, one.text], ensure_ascii=False).encode()
