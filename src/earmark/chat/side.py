@@ -10,7 +10,7 @@ from xml.parsers import expat
 from earmark.chat.log import clean
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Mapping
 
 MAX_BYTES = 1 << 20
 """Of one side file."""
@@ -88,7 +88,7 @@ class _Xml:
     def __init__(self) -> None:
         self.root: _Element | None = None
         self._open: list[_Element] = []
-        self._parser = expat.ParserCreate()
+        self._parser = expat.ParserCreate("utf-8")
         self._parser.buffer_text = True
         self._parser.StartDoctypeDeclHandler = self._doctype
         self._parser.StartElementHandler = self._start
@@ -96,7 +96,7 @@ class _Xml:
         self._parser.CharacterDataHandler = self._text
 
     def parse(self, text: str) -> _Element:
-        # The parser is told the encoding, so that the text's own declaration does not count.
+        # It was told this encoding, so that the text's own declaration does not count.
         self._parser.Parse(text.encode(errors="replace"), True)
         assert self.root is not None  # noqa: S101 - the parser demands one
         return self.root
@@ -151,19 +151,16 @@ _PARSERS = {"json": _json, "xml": _xml, "csv": _csv}
 
 
 def _levels(value: Any) -> int:
-    """How deep a value is; found level by level, since it may be deeper than any stack."""
+    """How deep objects and arrays lie in each other; found without going down any stack."""
     levels, level = 0, [value]
-    while level:
+    while level := [one for one in level if isinstance(one, dict | list)]:
         levels += 1
         level = [child for one in level for child in _children(one)]
     return levels
 
 
-def _children(value: Any) -> Iterator[Any]:
-    if isinstance(value, dict):
-        yield from value.values()
-    elif isinstance(value, list):
-        yield from value
+def _children(value: dict[str, Any] | list[Any]) -> Iterable[Any]:
+    return value.values() if isinstance(value, dict) else value
 
 
 def _cleaned(value: Any) -> Any:
