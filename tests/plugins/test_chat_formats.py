@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chats import LOG, MESSAGES, examples, unpacked, zipped
+from chats import LOG, MESSAGES, examples, tarred, unpacked, zipped
 from earmark.chat import FORMATS, load_formats
 from earmark.chat.log import Log
 from earmark.errors import MediaError
@@ -28,7 +28,7 @@ DAY = "2026-03-02T12:00:00+00:00"
 
 def told(text: str, name: str = "talk.txt", **given: object) -> list[list]:
     """The messages of an archive with this log."""
-    return unpacked({name: text}, **given)[1]
+    return unpacked(tarred({name: text}), **given)[1]
 
 
 @pytest.fixture(params=FORMATS, ids=lambda path: path.rpartition(":")[2])
@@ -499,6 +499,16 @@ def test_attachments_of_android_are_told_by_name() -> None:
     ]
 
 
+@pytest.mark.parametrize("piece", ["x", "<attached: ", "x (file attached", "a: "])
+def test_a_long_line_costs_no_more_than_its_length(piece: str) -> None:
+    """Else this would last for hours."""
+    said = piece * (500_000 // len(piece))
+    ((_, _, _, found),) = told(f"13/03/26, 09:15 - Chris: {said}")
+    assert len(found) > 400_000
+    if ":" not in piece:
+        assert len(told(f"Chris: {said}")) == 1
+
+
 def test_times_without_an_offset_are_in_that_of_the_interaction() -> None:
     for text in ("13/03/26, 09:15 - Chris: hi", "2026-03-13 09:15 Chris: hi"):
         ((at, *_),) = told(text, zone_minutes=-300)
@@ -562,7 +572,5 @@ def test_a_line_that_names_nobody_goes_on_with_the_message_before() -> None:
 
 
 def test_any_zip_of_an_example_is_the_same_as_its_tar() -> None:
-    from chats import tarred
-
     for _, file, text in EXAMPLES:
         assert unpacked(tarred({file: text})) == unpacked(zipped({file: text}))

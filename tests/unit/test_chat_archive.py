@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import errno
 import gzip
 import io
 import lzma
@@ -548,6 +549,24 @@ def test_a_tar_with_any_numbers_in_its_headers_is_harmless(edits: list[tuple[int
         data[at + 148 : at + 156] = b"        "
         data[at + 148 : at + 156] = b"%06o\0 " % sum(data[at : at + 512])
     harmless(bytes(data))
+
+
+class Failing(io.BytesIO):
+    """A disk that fails behind the first bytes."""
+
+    @override
+    def read(self, size: int | None = -1) -> bytes:
+        if self.tell() > 200:
+            raise OSError(errno.EIO, "Input/output error")
+        return super().read(size)
+
+
+@pytest.mark.parametrize("data", GOOD, ids=["zip", "gnu", "pax"])
+def test_a_disk_that_fails_is_no_fault_of_the_archive(data: bytes) -> None:
+    with pytest.raises(OSError, match="Input/output"):
+        archive.survey(Failing(data))
+    with pytest.raises(OSError, match="Input/output"):
+        list(archive.read(Failing(data), {"a.json_chat", "folder/b.txt"}))
 
 
 def test_every_rule_is_broken_by_a_test() -> None:

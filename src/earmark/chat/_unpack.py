@@ -149,7 +149,7 @@ def _examined(
 
 def _described(log: Log) -> str:
     if isinstance(log.document, dict):
-        return f"JSON with {listed(list(log.document)) or 'nothing in it'}"
+        return f"JSON with {shown(listed(list(log.document))) or 'nothing in it'}"
     if log.document is not None:
         return "JSON"
     if not log.text.strip():

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import unicodedata
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING
 
 from earmark.chat.faults import fault
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from earmark.errors import MediaError
 
 MAX_ENTRIES = 2000
@@ -56,6 +60,25 @@ class Entry:
 def unsafe(rule: str) -> MediaError:
     """The error of a broken rule."""
     return fault("archive_unsafe", rule=RULES[rule])
+
+
+@contextmanager
+def told_as_damage(*kinds: type[Exception]) -> Iterator[None]:
+    """Turns what a library raises on bad bytes into the fault of a damaged archive.
+
+    An OSError is such a one only where the bytes led to a place that cannot be; any other is the
+    disk's, and another attempt may do better.
+
+    Raises:
+        MediaError: one of the kinds was raised.
+    """
+    try:
+        yield
+    except kinds as error:
+        for one in (error, error.__context__):  # zipfile has words of its own for what it caught
+            if isinstance(one, OSError) and one.errno not in {None, errno.EINVAL}:
+                raise one from None
+        raise fault("archive_damaged") from error
 
 
 class Tally:

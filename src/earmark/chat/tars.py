@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from typing_extensions import override
 
 from earmark.chat.faults import fault
-from earmark.chat.rules import Entry, Tally, drain, unsafe
+from earmark.chat.rules import Entry, Tally, drain, told_as_damage, unsafe
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
@@ -113,12 +113,9 @@ def read(file: BinaryIO, names: Collection[str]) -> Iterator[tuple[str, bytes]]:
 @contextmanager
 def _opened(file: BinaryIO) -> Iterator[tarfile.TarFile]:
     file.seek(0)
-    try:
-        with _Tape.open(fileobj=file, mode="r|") as tape:
-            yield tape
-            _demand_end(file, tape)
-    except _DAMAGE as error:
-        raise fault("archive_damaged") from error
+    with told_as_damage(*_DAMAGE), _Tape.open(fileobj=file, mode="r|") as tape:
+        yield tape
+        _demand_end(file, tape)
 
 
 def _demand_end(file: BinaryIO, tape: tarfile.TarFile) -> None:

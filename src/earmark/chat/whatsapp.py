@@ -38,8 +38,11 @@ _MARK = "\u200e"
 """Left-to-right mark; iPhones put it before what the app and not the sender wrote."""
 
 _ATTACHED = re.compile(
-    r"<(?:attached|adjunto): ([^>\n]+)>|(\S[^\n]*?) \((?:file attached|archivo adjunto)\)"
+    r"<(?:attached|adjunto): ([^>\n]{1,255})>"
+    r"|^(\S[^\n]{0,254}?) \((?:file attached|archivo adjunto)\)",
+    re.MULTILINE,
 )
+"""Bounded as names of files are, or a long line would be gone through from each of its letters."""
 _OMITTED = re.compile(
     r"<(?:media omitted|multimedia omitido)>"
     r"|(?:image|video|audio|sticker|GIF|document|contact card) omitted"

@@ -21,6 +21,7 @@ from earmark.chat.rules import (
     Entry,
     Tally,
     drain,
+    told_as_damage,
     unsafe,
 )
 
@@ -82,11 +83,8 @@ def read(file: BinaryIO, names: Collection[str]) -> Iterator[tuple[str, bytes]]:
 
 @contextmanager
 def _opened(file: BinaryIO) -> Iterator[zipfile.ZipFile]:
-    try:
-        with zipfile.ZipFile(file) as archive:
-            yield archive
-    except _DAMAGE as error:
-        raise fault("archive_damaged") from error
+    with told_as_damage(*_DAMAGE), zipfile.ZipFile(file) as archive:
+        yield archive
 
 
 def _end(file: BinaryIO) -> tuple[int, int]:
