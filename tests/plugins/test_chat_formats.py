@@ -536,6 +536,24 @@ def test_a_plain_line_may_tell_its_time(line: str, at: str | None) -> None:
     assert told(line, instant=DAY) == [[at, "Chris", "unknown", "hi"]]
 
 
+def test_a_time_beyond_all_years_is_none() -> None:
+    for line, minutes in (("0001-01-01 00:00 Chris: hi", 60), ("9999-12-31 23:59 Chris: hi", -60)):
+        assert [one[0] for one in told(line, zone_minutes=minutes)] == [None]
+
+
+DEEP = "[" * 100_000
+
+
+def test_json_deeper_than_any_stack_is_no_obstacle() -> None:
+    with pytest.raises(MediaError) as caught:
+        told(DEEP, "deep.json")
+    assert caught.value.code == "chat_unknown"
+    assert "deep.json (broken JSON)" in caught.value.message
+    assert text_of(body=DEEP, encoding="json") == DEEP
+    kind = "application/vnd.amazonaws.connect.message.interactive"
+    assert told(json.dumps([item(ContentType=kind, Content=DEEP)]))[0][3] == DEEP
+
+
 def test_a_time_without_a_day_is_none() -> None:
     assert [one[0] for one in told("09:15 Chris: hi")] == [None]
 
