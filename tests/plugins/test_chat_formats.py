@@ -293,6 +293,7 @@ def test_events_of_connect_are_no_messages() -> None:
     events = [
         item(Type="EVENT", ContentType=f"{start}participant.joined"),
         item(ContentType=f"{start}typing"),
+        item(Type="EVENT"),
         item(Type="EVENT", ContentType=f"{start}chat.ended"),
     ]
     assert [one[3] for one in told(json.dumps([*events, item()]))] == ["Hi"]
@@ -445,6 +446,10 @@ def test_the_locale_decides_the_order_where_nothing_else_does(locale: str, at: s
     assert dates("02/03/26, 09:00", locale=locale) == [at]
 
 
+def test_dates_that_contradict_each_other_are_read_as_far_as_they_exist() -> None:
+    assert dates("13/02/26, 09:00", "02/13/26, 09:00") == ["2026-02-13T09:00", "None"]
+
+
 def test_the_year_may_come_first() -> None:
     assert dates("2026-03-02, 09:00", "2026-03-13, 09:00") == [
         "2026-03-02T09:00",
@@ -583,7 +588,7 @@ def test_other_text_is_no_plain_chat(text: str) -> None:
 
 
 def test_a_line_that_names_nobody_goes_on_with_the_message_before() -> None:
-    assert told("Chris: one\n  two\n\nDana:\n\nthree") == [
+    assert told("Chris: one\n  two\n\nDana:\n\nthree\nSilent:\nSilent: ") == [
         [None, "Chris", "unknown", "one\n  two"],
         [None, "Dana", "unknown", "three"],
     ]

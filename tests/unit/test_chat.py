@@ -178,11 +178,11 @@ def test_the_examples_of_the_documentation_are_read(kind: str) -> None:
 
 def test_the_later_side_file_wins() -> None:
     files = {
-        "x/4711.json_meta": '{"a": 1, "b": 1}',
+        "x/4711.json_meta": '{"a": 1.5, "b": 1}',
         "x/4711.csv_meta": "a,0\nc,0",
         "x/4711.xml_meta_ext": "<m><b>2</b></m>",
     }
-    assert metadata(files) == ({"a": 1, "b": "2", "c": "0"}, "")
+    assert metadata(files) == ({"a": 1.5, "b": "2", "c": "0"}, "")
 
 
 def test_a_side_file_of_no_log_is_left_out_and_told() -> None:

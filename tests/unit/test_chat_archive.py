@@ -371,6 +371,13 @@ def test_content_that_does_not_match_its_checksum_is_damage() -> None:
     assert judged(data.replace(b"Good morning", b"Good evening")) == "archive_damaged"
 
 
+@pytest.mark.parametrize("size", [0, 2, 4, 1 << 20])
+def test_a_member_is_read_to_its_size_and_not_beyond(size: int) -> None:
+    stream = io.BytesIO(b"abc" + bytes(1 << 17))
+    assert cause(lambda: rules.drain(stream, size)) == "archive_damaged"
+    assert stream.tell() <= size + 1 or size > 1 << 17
+
+
 def test_content_that_cannot_be_unpacked_is_damage() -> None:
     data = zipped({"a.json_chat": LOG})
     start = 30 + len("a.json_chat")
