@@ -90,8 +90,6 @@ def survey(file: BinaryIO) -> Iterator[Entry]:
     tally = Tally()
     with _opened(file) as tape:
         for member in tape:
-            if member.size < 0:
-                raise fault("archive_damaged")
             if member.issparse():
                 raise unsafe("sparse")
             if not (member.isreg() or member.isdir()):
