@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import hashlib
 import itertools
 import re
 from dataclasses import dataclass, field
@@ -14,8 +15,8 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 from uuid import UUID
 
+from earmark.database import clients, journal
 from earmark.database import interactions as stored
-from earmark.database import journal
 from earmark.errors import (
     ConflictError,
     ForbiddenError,
@@ -26,6 +27,7 @@ from earmark.errors import (
 )
 from earmark.model import LOCALES, Grant, MediaType, Status, storable
 from earmark.render.json import parse
+from earmark.render.vcon import Conversation
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -68,6 +70,11 @@ def transcript_key(interaction_id: UUID) -> str:
     return f"{interaction_id}.transcript"
 
 
+def sha512_key(interaction_id: UUID) -> str:
+    """The storage key of the SHA-512 of an interaction's media."""
+    return f"{interaction_id}.sha512"
+
+
 @dataclass(frozen=True, slots=True)
 class Page:
     """Interactions in reading order.
@@ -105,6 +112,18 @@ class Media:
             UnavailableError: the storage cannot serve them, now or when a next chunk is asked.
         """
         return self._bound.open_media(self.interaction_id, start, stop)
+
+    def sha512(self) -> bytes:
+        """Its SHA-512, 64 bytes: computed when it is first asked for, about 2 s for each GB.
+
+        An upload computes SHA-256 alone, which processors do in hardware; this one would slow
+        down every upload for the few that are taken away as vCon.
+
+        Raises:
+            NotFoundError: the interaction was deleted meanwhile.
+            UnavailableError: the storage cannot serve the bytes.
+        """
+        return self._bound.media_sha512(self.interaction_id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,6 +241,18 @@ class OrganizationInteractions:
             self.get(interaction_id)  # deleted meanwhile, most likely
             raise UnavailableError("the stored media is missing") from error
 
+    def media_sha512(self, interaction_id: UUID) -> bytes:
+        """See Media.sha512."""
+        key = sha512_key(interaction_id)
+        with contextlib.suppress(NotFoundError):
+            return b"".join(self._store.read(key))
+        digest = hashlib.sha512()
+        for chunk in self.open_media(interaction_id, 0, None):
+            digest.update(chunk)
+        with contextlib.suppress(UnavailableError):  # a full disk: computed once more next time
+            self._store.put(key, digest.digest())
+        return digest.digest()
+
     def waveform(self, interaction_id: UUID) -> bytes:
         """The peaks of a recording: JSON of BBC audiowaveform, version 2.
 
@@ -243,12 +274,24 @@ class OrganizationInteractions:
                 skipped before there was one.
             ConflictError: `processing`: it may have one later.
         """
-        interaction = self.get(interaction_id)
-        if interaction.transcript is None:
-            if interaction.status in stored.UNFINISHED:
-                raise ConflictError("processing", "The interaction is still processed; ask later.")
+        transcript = self._transcript(self.get(interaction_id))
+        if transcript is None:
             raise NotFoundError(f"{interaction_id} has no transcript")
-        return parse(b"".join(self._store.read(transcript_key(interaction_id))))
+        return transcript
+
+    def conversation(self, interaction_id: UUID) -> Conversation:
+        """All that is known of an interaction, to be taken away; without its media.
+
+        Its transcript is with it, if it has one: not if its processing failed or was skipped.
+
+        Raises:
+            NotFoundError: the organization has none of this id.
+            ConflictError: `processing`: it may have a transcript later.
+        """
+        interaction = self.get(interaction_id)
+        with self._database.read(self._organization_id) as scope:
+            organization = clients.own_organization(scope)
+        return Conversation(interaction, organization, self._transcript(interaction))
 
     def delete(self, interaction_id: UUID) -> None:
         """Removes an interaction with all that belongs to it; its file name is free again.
@@ -262,7 +305,7 @@ class OrganizationInteractions:
                 raise NotFoundError(str(interaction_id))
             self._tell(scope, interaction_id, "delete", "deleted")
         # The row is gone, so nobody reads them any more; what fails here is left to the sweeper.
-        for key_of in (media_key, waveform_key, transcript_key):
+        for key_of in (media_key, waveform_key, transcript_key, sha512_key):
             with contextlib.suppress(UnavailableError):
                 self._store.delete(key_of(interaction_id))
 
@@ -297,6 +340,13 @@ class OrganizationInteractions:
         with self._database.write(self._organization_id) as scope:
             journal.number_events(scope)
             return journal.events(scope, after=after, limit=limit)
+
+    def _transcript(self, interaction: Interaction) -> Transcript | None:
+        if interaction.transcript is None:
+            if interaction.status in stored.UNFINISHED:
+                raise ConflictError("processing", "The interaction is still processed; ask later.")
+            return None
+        return parse(b"".join(self._store.read(transcript_key(interaction.id))))
 
     def _demand(self, grant: Grant) -> None:
         if grant not in self._principal.grants:
