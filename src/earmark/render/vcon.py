@@ -116,6 +116,7 @@ def _written(conversation: Conversation, content: dict[str, str]) -> bytes:
         archive = _archive(interaction) | content
         rest = {
             "dialog": _messages(conversation, parties),
+            "analysis": [],
             "attachments": [*_attachments(interaction), archive],
         }
     return written(head | rest)
