@@ -430,6 +430,8 @@ ROUTES = (
     ("GET", "/media"),
     ("HEAD", "/media"),
     ("GET", "/waveform"),
+    ("GET", "/vcon"),
+    ("GET", "/vcon?inline=true"),
     ("POST", "/retry"),
     ("DELETE", ""),
 )
@@ -702,6 +704,7 @@ def test_every_operation_is_documented_with_the_statuses_that_it_has(app: App) -
         "head_interaction_media": "200 304 401 403 404 429 503",
         "get_interaction_transcript": "200 401 403 404 406 409 429 503",
         "get_interaction_transcript_as": "200 401 403 404 409 429 503",
+        "get_interaction_vcon": "200 304 400 401 403 404 409 429 503",
         "get_interaction_waveform": "200 401 403 404 409 429 503",
         "retry_interaction": "202 401 403 404 409 429 503",
     }
@@ -769,8 +772,9 @@ def test_a_download_goes_on_when_its_interaction_is_deleted(
 
 @on_sqlite
 @pytest.mark.skipif(sys.platform != "linux", reason="counts descriptors in /proc")
+@pytest.mark.parametrize("what", ["media", "vcon?inline=true"])
 def test_a_caller_that_goes_away_leaves_no_open_file(
-    address: str, caller: Caller, large: UUID, store: LocalStore
+    address: str, caller: Caller, large: UUID, store: LocalStore, what: str
 ) -> None:
     def is_open() -> bool:
         names = set()
@@ -781,7 +785,7 @@ def test_a_caller_that_goes_away_leaves_no_open_file(
 
     with (
         httpx.Client(headers=caller.headers, transport=narrow()) as http,
-        http.stream("GET", f"{address}/{large}/media") as answer,
+        http.stream("GET", f"{address}/{large}/{what}") as answer,
     ):
         chunks = answer.iter_bytes(65536)  # kept: httpx leaves when its iterator is dropped
         next(chunks)
