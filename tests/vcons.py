@@ -171,7 +171,7 @@ def _flat(value: Any) -> Iterable[int]:
 def checked(body: bytes, *, secure: bool = True) -> Any:
     """A vCon that is as it should be; of a server without TLS, but for that."""
     vcon = json.loads(body)
-    judged = body if secure else body.replace(b'"url":"http://', b'"url":"https://')
+    judged = body if secure else body.replace(b'"http://', b'"https://')
     assert faults(json.loads(judged)) == []
     return vcon
 

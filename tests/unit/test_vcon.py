@@ -456,3 +456,53 @@ def test_media_goes_into_a_vcon_chunk_by_chunk_and_is_never_held() -> None:
     tracemalloc.stop()
     assert size == vcon.base64url_bytes(count * len(chunk))
     assert peak < 8 * len(chunk) < size / 30
+
+
+GONE = "-"
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        ("vcon", GONE),
+        ("vcon", "0.3.0"),
+        ("uuid", GONE),
+        ("created_at", GONE),
+        ("created_at", "2026-03-18T22:00:00.000Z"),
+        ("created_at", "2026-03-18 22:00:00Z"),
+        ("created_at", "2026-03-18T22:00:00"),
+        ("extensions", GONE),
+        ("group", "x"),
+        ("parties.0.validation", GONE),
+        ("parties.0.type", "robot"),
+        ("parties", []),
+        ("dialog.0.start", GONE),
+        ("dialog.0.content_hash", GONE),
+        ("dialog.0.content_hash", "sha256-AAAA"),
+        ("dialog.0.content_hash", "sha512-" + "A" * 85 + "="),
+        ("dialog.0.body", "AAAA"),
+        ("dialog.0.mimetype", "audio/x-wav"),
+        ("dialog.0.parties", [0, 7]),
+        ("dialog.0.originator", 0),
+        ("dialog.0.url", "http://earmark.example"),
+        ("attachments.0.party", GONE),
+        ("attachments.0.encoding", GONE),
+        ("attachments.0.dialog", 1),
+        ("attachments.0.body", {}),
+        ("attachments.0.encoding", "base64url"),
+        ("analysis.0.vendor", GONE),
+        ("analysis.0.dialog", GONE),
+        ("analysis.0.dialog", [0, 1]),
+    ],
+)
+def test_the_check_finds_what_the_drafts_do_not_allow(place: str, value: Any) -> None:
+    found = told()
+    *path, last = place.split(".")
+    part = found
+    for key in path:
+        part = part[int(key) if key.isdigit() else key]
+    if value == GONE:
+        del part[last]
+    else:
+        part[last] = value
+    assert vcons.faults(found) != []
