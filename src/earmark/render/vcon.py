@@ -10,29 +10,25 @@ draft-ietf-vcon-cc-extension. docs/vcon.md tells what becomes what.
 from __future__ import annotations
 
 import base64
-import re
 from dataclasses import dataclass
 from datetime import timedelta, timezone
 from typing import TYPE_CHECKING, Any
 
 from earmark.model import Direction, MediaType, extension
-from earmark.model.transcript import Speaker
 from earmark.render.json import VERSION, document, written
+from earmark.render.parties import AGENT, CUSTOMER, OWNER, parties_of, senders
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping
     from datetime import datetime
 
     from earmark.model import Interaction, Organization
-    from earmark.model.transcript import Segment, Transcript
+    from earmark.model.transcript import Transcript
 
 CONTENT_TYPE = "application/vcon"
 """As the draft registers it, and `.vcon` with it."""
 
 SYNTAX = "0.4.0"
-
-AGENT, CUSTOMER, OWNER = range(3)
-"""Places among the parties; others who wrote in a chat follow."""
 
 _END = '"}]}'
 """What stands behind the media: its string, its object, its list and the vCon end there."""
@@ -97,7 +93,8 @@ def _unpadded(data: bytes) -> bytes:
 
 def _written(conversation: Conversation, content: dict[str, str]) -> bytes:
     """The vCon as JSON; `content`, which is the media or tells where it is, comes last in it."""
-    interaction, parties = conversation.interaction, _parties(conversation)
+    interaction = conversation.interaction
+    parties = parties_of(interaction, conversation.organization)
     head = {
         "vcon": SYNTAX,
         "uuid": str(interaction.id),
@@ -120,35 +117,6 @@ def _written(conversation: Conversation, content: dict[str, str]) -> bytes:
             "attachments": [*_attachments(interaction), archive],
         }
     return written(head | rest)
-
-
-def _parties(conversation: Conversation) -> list[dict[str, str]]:
-    interaction, owner = conversation.interaction, conversation.organization
-    agent, customer = interaction.agent, interaction.customer
-    agent_id = str(interaction.agent_id) if interaction.agent_id else None
-    agent_name = " ".join(filter(None, (agent.first_name, agent.last_name)))
-    phone, email = customer.phone, customer.email
-    return [
-        _party(name=agent_name, uuid=agent_id, role="agent"),
-        _party(tel=_tel(phone), mailto=email, name=customer.name, role="customer"),
-        _party(name=owner.name, type="organization"),
-    ]
-
-
-def _party(**values: str | None) -> dict[str, str]:
-    """What is known of a party. Nobody has proved to us that a name is theirs."""
-    known = {name: value for name, value in values.items() if value}
-    return known | {"validation": "none"} if "name" in known else known
-
-
-_NUMBER = re.compile(r"\+?[0-9A-Fa-f*#().-]+", re.ASCII)
-"""What a tel URL may hold. Source: RFC 3966 section 3."""
-
-
-def _tel(phone: str | None) -> str | None:
-    """A number without the spaces that a tel URL cannot have; what is no number stays as it is."""
-    compact = "".join((phone or "").split())
-    return compact if _NUMBER.fullmatch(compact) else phone
 
 
 def _recording(conversation: Conversation) -> dict[str, Any]:
@@ -217,7 +185,7 @@ def _messages(conversation: Conversation, parties: list[dict[str, str]]) -> list
     at = _began(interaction)
     same = {"mediatype": "text/plain", **_call_id(interaction)}
     dialog = []
-    for segment, sender in zip(segments, _senders(segments, parties), strict=True):
+    for segment, sender in zip(segments, senders(segments, parties), strict=True):
         at = segment.at or at
         dialog.append(
             {"type": "text", "start": _date(at), "parties": [sender]}
@@ -226,41 +194,6 @@ def _messages(conversation: Conversation, parties: list[dict[str, str]]) -> list
         )
     unread = {"type": "text", "start": _date(at), "parties": [AGENT, CUSTOMER], **same}
     return dialog or [unread]
-
-
-def _senders(segments: Sequence[Segment], parties: list[dict[str, str]]) -> list[int]:
-    """Who wrote each message. Whoever is not among the parties yet is added to them."""
-    places: dict[tuple[Speaker, str | None], int] = {}
-    for place, speaker in ((AGENT, Speaker.AGENT), (CUSTOMER, Speaker.CUSTOMER)):
-        name = _main_name(segments, speaker, parties[place].get("name"))
-        places[speaker, None] = places[speaker, name] = place
-        if name and "name" not in parties[place]:
-            parties[place] |= _party(name=name)
-    for segment in segments:
-        sender = (segment.speaker, segment.name or None)
-        if sender not in places:
-            places[sender] = len(parties)
-            parties.append(_party(name=segment.name, **_KINDS[segment.speaker]))
-    return [places[segment.speaker, segment.name or None] for segment in segments]
-
-
-_KINDS = {
-    Speaker.AGENT: {"role": "agent"},
-    Speaker.CUSTOMER: {"role": "customer"},
-    Speaker.BOT: {"type": "bot"},
-    Speaker.UNKNOWN: {},
-}
-
-
-def _main_name(segments: Sequence[Segment], side: Speaker, known: str | None) -> str | None:
-    """Of the names under which a side wrote, that of the person whom the upload named.
-
-    It is the same name, or else the first: chats tend to shorten names, and most have one person
-    on each side.
-    """
-    names = [one.name for one in segments if one.speaker is side and one.name]
-    same = [name for name in names if name.casefold() == (known or "").casefold()]
-    return next(iter(same or names), None)
 
 
 def _analysis(transcript: Transcript | None) -> list[dict[str, Any]]:
