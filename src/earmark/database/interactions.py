@@ -25,6 +25,7 @@ from earmark.model import (
     TranscriptFacts,
     Warn,
     clean_file_name,
+    now,
 )
 
 if TYPE_CHECKING:
@@ -96,7 +97,7 @@ def has_skipped_step(scope: Scope, interaction_id: UUID) -> bool:
 
 
 def receive_again(scope: Scope, interaction_id: UUID) -> int:
-    """Puts an interaction back to `RECEIVED` and forgets every step that is not done.
+    """Puts an interaction back to `RECEIVED`, due now, and forgets every step that is not done.
 
     Returns:
         the number of the new round.
@@ -109,7 +110,7 @@ def receive_again(scope: Scope, interaction_id: UUID) -> int:
     changed = (
         sa.update(interaction)
         .where(interaction.c.id == interaction_id)
-        .values(status=Status.RECEIVED, round=interaction.c.round + 1)
+        .values(status=Status.RECEIVED, round=interaction.c.round + 1, due_at=now())
         .returning(interaction.c.round)
     )
     (row,) = scope.rows(changed)
@@ -325,4 +326,5 @@ def _step(row: sa.Row[Any]) -> Step:
         finished_at=row.finished_at,
         error=error,
         progress=row.progress,
+        next_attempt_at=row.next_attempt_at,
     )

@@ -163,7 +163,12 @@ class StepShape(_Shape):
     attempts: int
     started_at: datetime | None
     finished_at: datetime | None
-    error: NoteShape | None
+    error: NoteShape | None = Field(
+        description="Why it failed or was skipped, or why its last attempt failed, if it waits."
+    )
+    next_attempt_at: datetime | None = Field(
+        description="When a waiting step is tried again; null unless it waits."
+    )
     progress: float | None = Field(
         description="How much is done, 0 to 1, of a step that takes long; else null."
     )
