@@ -75,7 +75,7 @@ def add(
         load_steps(tools),
         concurrency=1,
         sweep=lambda: None,
-        pace=Pace(wait_factor=0.5),
+        pace=Pace(wait_factor=0.05),
         stopping=stopping,
     )
     thread = threading.Thread(target=worker.run)

@@ -58,7 +58,7 @@ def positions(scope: Scope, query: Query, *, after: Position | None, limit: int)
 
     Only what the order needs is selected, so that most plans never leave the index.
     """
-    common = [*_conditions(query), *_beyond(after)]
+    common = [*_conditions(query), *_of_steps(scope, query), *_beyond(after)]
     firsts = [
         _newest(scope, [*common, *branch], limit).subquery() for branch in _branches(scope, query)
     ]
@@ -88,10 +88,10 @@ def delete(scope: Scope, interaction_id: UUID) -> bool:
     return scope.run(sa.delete(interaction).where(interaction.c.id == interaction_id)) > 0
 
 
-def has_skipped_step(scope: Scope, interaction_id: UUID) -> bool:
-    """Whether processing left a step out."""
+def has_step(scope: Scope, interaction_id: UUID, *statuses: StepStatus) -> bool:
+    """Whether a step of an interaction stands at one of these."""
     statement = sa.select(step.c.name).where(
-        step.c.interaction_id == interaction_id, step.c.status == StepStatus.SKIPPED
+        step.c.interaction_id == interaction_id, step.c.status.in_(statuses)
     )
     return scope.row(statement) is not None
 
@@ -167,6 +167,18 @@ def _conditions(query: Query) -> Iterator[sa.ColumnElement[bool]]:
         yield from _begins_with(columns.file_name, clean_file_name(query.prefix))
 
 
+def _of_steps(scope: Scope, query: Query) -> Iterator[sa.ColumnElement[bool]]:
+    """What is asked of steps that bear a cause; they are few, and have an index of their own."""
+    if query.error_code is None and not query.step_statuses:
+        return
+    causes = [step.c.organization_id == scope.organization_id, step.c.error_code.is_not(None)]
+    if query.error_code is not None:
+        causes.append(step.c.error_code == query.error_code)
+    if query.step_statuses:
+        causes.append(step.c.status.in_(query.step_statuses))
+    yield interaction.c.id.in_(sa.select(step.c.interaction_id).where(*causes))
+
+
 def _branches(scope: Scope, query: Query) -> Iterator[tuple[sa.ColumnElement[bool], ...]]:
     """The conditions on status and hierarchy, of which exactly one tuple holds for what is found.
 
@@ -187,7 +199,8 @@ def _branches(scope: Scope, query: Query) -> Iterator[tuple[sa.ColumnElement[boo
 
 def _is_selective(query: Query) -> bool:
     """Whether another condition finds few interactions by an index of its own."""
-    return bool(query.agent_id or query.agent_code or query.client_call_id)
+    told = query.error_code or query.step_statuses
+    return bool(query.agent_id or query.agent_code or query.client_call_id or told)
 
 
 def _statuses(query: Query) -> tuple[Status, ...]:

@@ -329,6 +329,8 @@ class Query:
         hierarchy_ids: interactions of any of these nodes or of a node below one of them.
         agent_code: as the upload sent it.
         prefix: how the file name begins, bytewise.
+        error_code: of a step that failed, was skipped or waits.
+        step_statuses: some step stands at one of these; none of them asks nothing.
     """
 
     since: datetime | None = None
@@ -341,6 +343,8 @@ class Query:
     direction: Direction | None = None
     client_call_id: str | None = None
     prefix: str | None = None
+    error_code: str | None = None
+    step_statuses: frozenset[StepStatus] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

@@ -64,6 +64,9 @@ class Filters(BaseModel):
     direction: model.Direction | None = None
     client_call_id: str | None = Field(None, description="As the upload sent it.")
     prefix: str | None = Field(None, description="How the file name begins.")
+    error_code: str | None = Field(
+        None, description="Of a step that failed, was skipped or waits to be tried again."
+    )
     limit: int = Field(
         DEFAULT_LIMIT,
         ge=1,
@@ -85,6 +88,7 @@ class Filters(BaseModel):
             direction=self.direction,
             client_call_id=self.client_call_id,
             prefix=self.prefix,
+            error_code=self.error_code,
         )
 
 
