@@ -261,6 +261,7 @@ def test_the_record_has_every_key_and_says_it_in_the_words_of_v1(
                 "started_at": "2022-03-18T12:00:00Z",
                 "finished_at": "2022-03-19T12:00:00Z",
                 "error": {"code": "broken", "message": "It is broken."},
+                "next_attempt_at": None,
                 "progress": None,
             }
         ],
