@@ -7,7 +7,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import sqlalchemy as sa
@@ -722,3 +722,40 @@ def test_another_organization_cannot_process_it(
     step = Scripted()
     process(database, other_organization, interaction_id, step)
     assert (step.runs, load(database, interaction_id).status) == ([], Status.RECEIVED)
+
+
+def test_a_backlog_and_what_waits_cost_the_dispatcher_nothing(
+    database: Database, organization: UUID
+) -> None:
+    """What is due longest is the first entry of an index; nothing is sorted or walked over."""
+    if not database.is_sqlite:
+        pytest.skip("PostgreSQL plans by statistics, and there are no rows")
+    receive(database, organization)
+    asked: list[tuple[str, Any]] = []
+
+    def note(_c: Any, _cursor: Any, sql: str, values: Any, _context: Any, _many: Any) -> None:
+        if "FROM interaction" in sql:
+            asked.append((sql, values))
+
+    sa.event.listen(database.engine, "before_cursor_execute", note)
+    try:
+        with database.read(None) as scope:
+            assert processing.any_due(scope)
+            assert processing.next_due(scope)
+            assert processing.in_processing(scope) == []
+    finally:
+        sa.event.remove(database.engine, "before_cursor_execute", note)
+    with database.read(None) as scope:
+        plans = [
+            " ".join(
+                row[3]
+                for row in scope.connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {sql}", values)
+            )
+            for sql, values in asked
+        ]
+    one, turns, oldest, processed = plans
+    assert "USING INDEX ix_interaction_due (due_at<?)" in one
+    assert "USING INDEX ix_interaction_turn (organization_id=? AND due_at<?)" in turns
+    assert "USING INDEX ix_interaction_turn (organization_id=? AND due_at<?)" in oldest
+    assert "ix_interaction_processing" in processed
+    assert not any("B-TREE" in plan for plan in (one, oldest, processed))

@@ -208,20 +208,27 @@ interaction = sa.Table(
         "ix_interaction_client_call_id", "organization_id", "client_call_id", "occurred_at", "id"
     ),
     sa.Index("ix_interaction_status", "organization_id", "status", "occurred_at", "id"),
-    sa.Index(
-        "ix_interaction_unfinished",
-        "status",
-        "organization_id",
-        "due_at",
-        "id",
-        sqlite_where=sa.text("status IN ('received', 'processing')"),
-        postgresql_where=sa.text("status IN ('received', 'processing')"),
-    ),
+    # One status each: SQLite does not see that an equality lies within an IN.
     sa.Index(
         "ix_interaction_due",
         "due_at",
         sqlite_where=sa.text("status = 'received'"),
         postgresql_where=sa.text("status = 'received'"),
+    ),
+    sa.Index(
+        "ix_interaction_turn",
+        "organization_id",
+        "due_at",
+        "id",
+        sqlite_where=sa.text("status = 'received'"),
+        postgresql_where=sa.text("status = 'received'"),
+    ),
+    sa.Index(
+        "ix_interaction_processing",
+        "organization_id",
+        "id",
+        sqlite_where=sa.text("status = 'processing'"),
+        postgresql_where=sa.text("status = 'processing'"),
     ),
 )
 

@@ -12,8 +12,8 @@ down_revision = "0001"
 branch_labels = None
 depends_on = None
 
-_UNFINISHED = sa.text("status IN ('received', 'processing')")
 _RECEIVED = sa.text("status = 'received'")
+_PROCESSING = sa.text("status = 'processing'")
 _TOLD = sa.text("error_code IS NOT NULL")
 
 
@@ -31,20 +31,12 @@ def upgrade() -> None:
     op.add_column("step", sa.Column("lost", sa.Integer(), server_default="0", nullable=False))
     op.add_column("step", sa.Column("next_attempt_at", types.Instant(), nullable=True))
     op.drop_index("ix_interaction_unfinished", table_name="interaction")
-    op.create_index(
-        "ix_interaction_unfinished",
-        "interaction",
-        ["status", "organization_id", "due_at", "id"],
-        sqlite_where=_UNFINISHED,
-        postgresql_where=_UNFINISHED,
-    )
-    op.create_index(
-        "ix_interaction_due",
-        "interaction",
-        ["due_at"],
-        sqlite_where=_RECEIVED,
-        postgresql_where=_RECEIVED,
-    )
+    for name, columns, where in (
+        ("ix_interaction_due", ["due_at"], _RECEIVED),
+        ("ix_interaction_turn", ["organization_id", "due_at", "id"], _RECEIVED),
+        ("ix_interaction_processing", ["organization_id", "id"], _PROCESSING),
+    ):
+        op.create_index(name, "interaction", columns, sqlite_where=where, postgresql_where=where)
     op.create_index(
         "ix_step_error",
         "step",
