@@ -42,6 +42,9 @@ MAX_BRANCHES = 8
 """Hierarchy nodes that are read one by one; more have so many interactions that a walk over all
 soon finds enough."""
 
+MAX_NAMED = 1000
+"""Interactions that are named one by one; of more, a walk over all soon finds enough."""
+
 _LAST_CODE_POINT = 0x10FFFF
 _SURROGATES = range(0xD800, 0xE000)
 
@@ -58,7 +61,13 @@ def positions(scope: Scope, query: Query, *, after: Position | None, limit: int)
 
     Only what the order needs is selected, so that most plans never leave the index.
     """
-    common = [*_conditions(query), *_of_steps(scope, query), *_beyond(after)]
+    common = [*_conditions(query), *_beyond(after)]
+    causes = list(_causes(scope, query))
+    if causes:
+        few = _few(scope, causes)
+        if few is not None:
+            return _of_few(scope, query, [*common, interaction.c.id.in_(few)], limit)
+        common.append(interaction.c.id.in_(sa.select(step.c.interaction_id).where(*causes)))
     firsts = [
         _newest(scope, [*common, *branch], limit).subquery() for branch in _branches(scope, query)
     ]
@@ -167,16 +176,37 @@ def _conditions(query: Query) -> Iterator[sa.ColumnElement[bool]]:
         yield from _begins_with(columns.file_name, clean_file_name(query.prefix))
 
 
-def _of_steps(scope: Scope, query: Query) -> Iterator[sa.ColumnElement[bool]]:
-    """What is asked of steps that bear a cause; they are few, and have an index of their own."""
+def _causes(scope: Scope, query: Query) -> Iterator[sa.ColumnElement[bool]]:
+    """What is asked of steps that bear a cause; nothing, if nothing is asked of steps."""
     if query.error_code is None and not query.step_statuses:
         return
-    causes = [step.c.organization_id == scope.organization_id, step.c.error_code.is_not(None)]
+    yield step.c.organization_id == scope.organization_id
+    yield step.c.error_code.is_not(None)
     if query.error_code is not None:
-        causes.append(step.c.error_code == query.error_code)
+        yield step.c.error_code == query.error_code
     if query.step_statuses:
-        causes.append(step.c.status.in_(query.step_statuses))
-    yield interaction.c.id.in_(sa.select(step.c.interaction_id).where(*causes))
+        yield step.c.status.in_(query.step_statuses)
+
+
+def _few(scope: Scope, causes: Collection[sa.ColumnElement[bool]]) -> set[UUID] | None:
+    """The interactions that have such a step, by its index; None if they are many."""
+    having = sa.select(step.c.interaction_id).where(*causes).distinct().limit(MAX_NAMED + 1)
+    found = {row.interaction_id for row in scope.rows(having)}
+    return found if len(found) <= MAX_NAMED else None
+
+
+def _of_few(
+    scope: Scope, query: Query, conditions: Collection[sa.ColumnElement[bool]], limit: int
+) -> list[Position]:
+    """Sorted here: asked for an order, SQLite would walk over all in that order."""
+    found = [
+        Position(row.occurred_at, row.id)
+        for branch in _branches(scope, query)
+        for row in scope.rows(
+            sa.select(interaction.c.occurred_at, interaction.c.id).where(*conditions, *branch)
+        )
+    ]
+    return sorted(found, reverse=True)[:limit]
 
 
 def _branches(scope: Scope, query: Query) -> Iterator[tuple[sa.ColumnElement[bool], ...]]:
