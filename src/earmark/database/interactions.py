@@ -198,8 +198,11 @@ def _few(scope: Scope, causes: Collection[sa.ColumnElement[bool]]) -> set[UUID] 
 def _of_few(
     scope: Scope, query: Query, conditions: Collection[sa.ColumnElement[bool]], limit: int
 ) -> list[Position]:
-    """Sorted here, and with a name that nobody needs: SQLite would walk over all in reading order,
-    by an index that has the rest, rather than look up each id."""
+    """The first of few interactions, sorted here.
+
+    A column that nobody needs is read with them: SQLite would walk over all in reading order, by
+    an index that has the rest, rather than look up each id.
+    """
     found = [
         Position(row.occurred_at, row.id)
         for branch in _branches(scope, query)
