@@ -47,9 +47,7 @@ class Desk:
         self.store = store
         self.books = Books(database, organization)
         steps = load_steps(Tools(store=store, limits=Limits()))
-        self.pipeline = Pipeline(
-            database, steps, stopping=threading.Event(), backoff_seconds=(0, 0)
-        )
+        self.pipeline = Pipeline(database, steps, stopping=threading.Event())
 
     def receive(self, data: bytes, **fields: object) -> UUID:
         id_ = self.books.receive("chat.zip", media_type=MediaType.CHAT, **fields)
