@@ -227,9 +227,8 @@ async def exchange(
     sent: list[Any] = []
 
     async def receive() -> Any:
-        if not (incoming or gone):
-            await asyncio.Event().wait()  # the caller waits for the answer, as long as it takes
-        await asyncio.sleep(0)
+        # A caller who stays says no more until it has its answer.
+        await asyncio.sleep(0 if incoming or gone else 60)
         return incoming.pop(0) if incoming else {"type": "http.disconnect"}
 
     async def send(message: Any) -> None:
