@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import re
-import signal
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pkgutil import resolve_name
@@ -35,11 +34,6 @@ FORMATS = (
     "earmark.chat.plain:Plain",
 )
 """In the order in which they are asked, the most telling first: "module:class"."""
-
-_DAMAGE_SIGNALS = frozenset(
-    {signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGABRT, signal.SIGTRAP}
-)
-"""How a reader ends that a file broke. Any other signal came from outside."""
 
 _ENVELOPE_BYTES = 1 << 20
 """Room in the child's answer for all that is not messages."""
@@ -145,7 +139,7 @@ def _in_sandbox(path: Path, limits: sandbox.Limits, arguments: dict[str, Any]) -
     except sandbox.MemoryExceededError as error:
         raise fault("chat_too_large", found="needs more memory to read than the limit") from error
     except sandbox.CrashedError as error:
-        if error.signal in _DAMAGE_SIGNALS:
+        if error.by_file:
             raise fault("chat_reader_crashed") from error
         raise
 
