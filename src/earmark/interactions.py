@@ -16,6 +16,7 @@ from uuid import UUID
 
 from earmark.database import interactions as stored
 from earmark.database import journal
+from earmark.database import search as searched
 from earmark.errors import (
     ConflictError,
     ForbiddenError,
@@ -25,14 +26,16 @@ from earmark.errors import (
     UnavailableError,
 )
 from earmark.model import LOCALES, Grant, MediaType, Status, storable
+from earmark.model.search import matches, parse_search
 from earmark.render.json import parse
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from earmark.database import Database, Scope
     from earmark.database.interactions import Position
     from earmark.model import Event, Interaction, Principal, Query
+    from earmark.model.search import Match, Search
     from earmark.model.transcript import Transcript
     from earmark.storage import Store
 
@@ -75,10 +78,12 @@ class Page:
     Attributes:
         items: may be fewer than the limit, even where more follow.
         next_cursor: for `find` to go on; None after the last one.
+        matches: where the words that were searched for stand; empty if none were.
     """
 
     items: tuple[Interaction, ...]
     next_cursor: str | None
+    matches: Mapping[UUID, tuple[Match, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,12 +184,19 @@ class OrganizationInteractions:
             InvalidError: a value of the query, the limit or the cursor is wrong; all of them.
         """
         self._demand(Grant.READ)
-        after = _checked(query, limit, cursor)
+        after, search = self._checked(query, limit, cursor)
         with self._database.read(self._organization_id) as scope:
-            found = stored.positions(scope, query, after=after, limit=limit + 1)
+            if search is None:
+                found, reached = stored.positions(scope, query, after=after, limit=limit + 1), None
+            else:
+                search = searched.with_stems(scope, search) if query.stem else search
+                found, reached = searched.positions(
+                    scope, query, search, after=after, limit=limit + 1
+                )
             items, taken = _load(scope, found[:limit])
-        next_cursor = _cursor(found[taken - 1]) if taken < len(found) else None
-        return Page(tuple(items), next_cursor)
+            shown = {} if search is None else _shown(scope, items, search)
+        last = found[taken - 1] if taken < len(found) else reached
+        return Page(tuple(items), _cursor(last) if last else None, shown)
 
     def get(self, interaction_id: UUID) -> Interaction:
         """One interaction, its steps with it.
@@ -298,6 +310,33 @@ class OrganizationInteractions:
             journal.number_events(scope)
             return journal.events(scope, after=after, limit=limit)
 
+    def _checked(
+        self, query: Query, limit: int, cursor: str | None
+    ) -> tuple[Position | None, Search | None]:
+        """Where to go on, and what is searched for.
+
+        Raises:
+            InvalidError: see find.
+        """
+        faults = list(_faults(query))
+        if not 1 <= limit <= MAX_LIMIT:
+            faults.append(Invalid("limit", f"Send a number from 1 to {MAX_LIMIT}."))
+        after = _position(cursor) if cursor is not None else None
+        if cursor is not None and after is None:
+            mend = 'Send the "next" of a page, or no cursor to begin anew.'
+            faults.append(Invalid("cursor", mend))
+        if query.stem and self._database.is_sqlite:
+            mend = "This service runs on SQLite, which knows no stems; leave stem out."
+            faults.append(Invalid("stem", mend))
+        search = None
+        try:
+            search = parse_search(query.q) if query.q is not None else None
+        except ValueError as error:
+            faults.append(Invalid("q", str(error)))
+        if faults:
+            raise InvalidError(*faults)
+        return after, search
+
     def _demand(self, grant: Grant) -> None:
         if grant not in self._principal.grants:
             raise ForbiddenError(f"This needs the grant {grant.value}.")
@@ -330,6 +369,13 @@ def _load(scope: Scope, found: Sequence[Position]) -> tuple[list[Interaction], i
     return items, taken
 
 
+def _shown(
+    scope: Scope, items: Iterable[Interaction], search: Search
+) -> Mapping[UUID, tuple[Match, ...]]:
+    said = searched.documents(scope, [interaction.id for interaction in items])
+    return {id_: matches(document, search) for id_, document in said.items()}
+
+
 def _demand_retry(scope: Scope, interaction_id: UUID) -> None:
     status = stored.status_of(scope, interaction_id)
     if status is None:
@@ -352,22 +398,10 @@ def _owner(key: str) -> UUID | None:
     return owner if str(owner) == stem else None
 
 
-def _checked(query: Query, limit: int, cursor: str | None) -> Position | None:
-    faults = list(_faults(query))
-    if not 1 <= limit <= MAX_LIMIT:
-        faults.append(Invalid("limit", f"Send a number from 1 to {MAX_LIMIT}."))
-    after = _position(cursor) if cursor is not None else None
-    if cursor is not None and after is None:
-        faults.append(Invalid("cursor", 'Send the "next" of a page, or no cursor to begin anew.'))
-    if faults:
-        raise InvalidError(*faults)
-    return after
-
-
 def _faults(query: Query) -> Iterator[Invalid]:
     if query.locale is not None and query.locale not in LOCALES:
         yield Invalid("locale", f"Send one of: {', '.join(sorted(LOCALES))}.")
-    for name in ("agent_code", "client_call_id", "prefix"):
+    for name in ("agent_code", "client_call_id", "prefix", "q"):
         if not storable(getattr(query, name) or ""):
             yield Invalid(name, "Send text without NUL and without half surrogate pairs.")
 

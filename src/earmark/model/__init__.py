@@ -325,6 +325,8 @@ class Query:
         hierarchy_ids: interactions of any of these nodes or of a node below one of them.
         agent_code: as the upload sent it.
         prefix: how the file name begins, bytewise.
+        q: what was said or written: words, "phrases" and beginnings*, of which all must be.
+        stem: whether other forms of single words count too, as in `called` for `call`.
     """
 
     since: datetime | None = None
@@ -337,6 +339,8 @@ class Query:
     direction: Direction | None = None
     client_call_id: str | None = None
     prefix: str | None = None
+    q: str | None = None
+    stem: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -168,7 +168,11 @@ class _Work:
 
 def _save(scope: Scope, *, item: Item, transcript: Transcript) -> None:
     processing.save_transcript(
-        scope, item.interaction_id, _facts(transcript), warnings=_warnings(transcript)
+        scope,
+        item.interaction_id,
+        _facts(transcript),
+        transcript=transcript,
+        warnings=_warnings(transcript),
     )
 
 
