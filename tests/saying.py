@@ -29,9 +29,7 @@ def transcript(*lines: str, language: str = "en", apart: bool = True) -> Transcr
     )
 
 
-def say(
-    database: Database, organization_id: UUID, interaction_id: UUID, said: Transcript
-) -> None:
+def say(database: Database, organization_id: UUID, interaction_id: UUID, said: Transcript) -> None:
     """Saves a transcript as a worker does."""
     facts = TranscriptFacts(said.language, len(said.segments), 0)
     with database.write(organization_id) as scope:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
 import random
+import shutil
 import sqlite3
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from uuid import UUID
 
 import pytest
 import sqlalchemy as sa
@@ -23,7 +22,7 @@ from books import DAY, NOON, Books
 from earmark.database import Database, migrate, search, search_index, tables
 from earmark.errors import InvalidError, NotFoundError, UnavailableError
 from earmark.interactions import Interactions, OrganizationInteractions, transcript_key
-from earmark.model import Direction, Query, Status, new_id
+from earmark.model import Direction, Grant, Principal, Query, Status, new_id
 from earmark.model.search import PREFIX_MARK
 from earmark.model.transcript import Segment, Speaker, Transcript
 from earmark.pipeline.indexing import Indexer
@@ -32,9 +31,11 @@ from earmark.storage.local import LocalStore
 from saying import plainly_holds, say, transcript
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Iterator
+    from datetime import datetime
+    from uuid import UUID
 
-    from earmark.model import Principal
+    from postgres import Server
 
 sqlite_alone = pytest.mark.parametrize("database_kind", ["sqlite"], indirect=True)
 postgresql_alone = pytest.mark.parametrize("database_kind", ["postgresql"], indirect=True)
@@ -94,25 +95,20 @@ def ids(mine: OrganizationInteractions, q: str, **query: Any) -> list[UUID]:
     raise AssertionError("the pages do not end")
 
 
-@pytest.fixture(params=["waiting", "indexed", "both"])
-def settle(request: pytest.FixtureRequest, indexer: Indexer) -> Any:
-    """Has what was said so far wait for its number, or have it, or some of each."""
-
-    def do(half: bool = False) -> None:
-        if request.param == "indexed" or (request.param == "both" and half):
-            work_off(indexer)
-
-    return do
+@pytest.fixture(params=["waiting", "indexed"])
+def settle(request: pytest.FixtureRequest, indexer: Indexer) -> Callable[[], None]:
+    """Has what was said so far get its number, or wait for it."""
+    return (lambda: work_off(indexer)) if request.param == "indexed" else (lambda: None)
 
 
 # What is found
 
 
 def test_words_phrases_and_beginnings_are_found_whether_indexed_yet_or_not(
-    mine: OrganizationInteractions, books: Books, settle: Any
+    mine: OrganizationInteractions, books: Books, settle: Callable[[], None]
 ) -> None:
     one = call(books, "Good morning, I'd like to CANCEL my order.", "Surely.", at=NOON)
-    settle(half=True)
+    settle()
     two = call(books, "¿Cuándo llegó el médico?", "Mañana por la mañana.", at=NOON + DAY)
     three = call(books, "The morning is good to order; cancellation costs.", at=NOON + DAY * 2)
     settle()
@@ -135,7 +131,7 @@ def test_words_phrases_and_beginnings_are_found_whether_indexed_yet_or_not(
 
 
 def test_operators_of_databases_are_words_like_others(
-    mine: OrganizationInteractions, books: Books, settle: Any
+    mine: OrganizationInteractions, books: Books, settle: Callable[[], None]
 ) -> None:
     said = call(books, "This or that, not near and far: 100% of O'Brien; drop table\\ x_y")
     settle()
@@ -147,7 +143,7 @@ def test_operators_of_databases_are_words_like_others(
 
 
 def test_a_phrase_goes_on_where_the_same_speaker_does_and_no_further(
-    mine: OrganizationInteractions, books: Books, settle: Any
+    mine: OrganizationInteractions, books: Books, settle: Callable[[], None]
 ) -> None:
     call_ids = {}
     for name, apart in (("two", True), ("one", False)):
@@ -155,7 +151,9 @@ def test_a_phrase_goes_on_where_the_same_speaker_does_and_no_further(
         said = transcript("please cancel", "my account", apart=apart)
         say(books.database, books.organization_id, call_ids[name], said)
     chat = books.receive(at=NOON, status=Status.READY)
-    lines = tuple(Segment(text, Speaker.AGENT, at=NOON) for text in ("please cancel", "my account"))
+    lines = tuple(
+        Segment(text, Speaker.AGENT, at=NOON) for text in ("please cancel", "my account")
+    )
     say(books.database, books.organization_id, chat, Transcript(lines, "en"))
     settle()
     assert ids(mine, '"cancel my"') == [call_ids["one"]]
@@ -168,7 +166,7 @@ def test_a_phrase_goes_on_where_the_same_speaker_does_and_no_further(
 
 
 def test_every_filter_holds_beside_the_words(
-    mine: OrganizationInteractions, books: Books, settle: Any
+    mine: OrganizationInteractions, books: Books, settle: Callable[[], None]
 ) -> None:
     agent, top = books.agent("7"), books.node("top")
     leaf = books.node("leaf", top)
@@ -183,7 +181,7 @@ def test_every_filter_holds_beside_the_words(
         direction=Direction.INBOUND,
         client_call_id="c1",
     )
-    settle(half=True)
+    settle()
     call(books, "no word of it", at=NOON, agent_id=agent, node_id=leaf)
     other = call(books, "refund refused", at=NOON - DAY, status=Status.FAILED)
     settle()
@@ -209,12 +207,11 @@ def test_another_organization_finds_nothing_of_it(
     mine: OrganizationInteractions,
     theirs: OrganizationInteractions,
     books: Books,
-    database: Database,
     other_organization: UUID,
-    settle: Any,
+    settle: Callable[[], None],
 ) -> None:
     said = call(books, "secret word")
-    others = Books(database, other_organization)
+    others = Books(books.database, other_organization)
     own = call(others, "another word")
     settle()
     assert (ids(mine, "word"), ids(theirs, "word")) == ([said], [own])
@@ -224,12 +221,43 @@ def test_another_organization_finds_nothing_of_it(
 
 # Alike everywhere
 
-PLAIN = ("yes", "no", "call", "called", "cancel", "año", "Ano", "él", "e-mail", "don't", "7", "2,5")
+PLAIN = (
+    "yes",
+    "no",
+    "call",
+    "called",
+    "cancel",
+    "año",
+    "Ano",
+    "él",
+    "e-mail",
+    "don't",
+    "7",
+    "2,5",
+)
 TEXTS = st.lists(st.sampled_from(PLAIN), min_size=1, max_size=6).map(" ".join)
 CORPUS = st.lists(st.lists(TEXTS, min_size=1, max_size=3), min_size=1, max_size=8)
 BARE = st.sampled_from((*PLAIN, "c*", "ca*", "call*", "canc*", "ELLA", "e-m*", "an*"))
 QUOTED = st.builds('"{}"'.format, TEXTS)
 QUERIES = st.lists(BARE | QUOTED, min_size=1, max_size=3).map(" ".join)
+
+
+@pytest.fixture(scope="module")
+def both(
+    sqlite_template: Path,
+    postgres_server: Server,
+    postgres_template: str,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[tuple[Database, ...]]:
+    """A database of each kind, for organizations that come and go."""
+    path = tmp_path_factory.mktemp("both") / "earmark.sqlite3"
+    shutil.copyfile(sqlite_template, path)
+    name = postgres_server.create(postgres_template)
+    databases = (Database(f"sqlite:///{path}"), Database(postgres_server.url(name)))
+    yield databases
+    for database in databases:
+        database.close()
+    postgres_server.drop(name)
 
 
 @given(
@@ -239,11 +267,9 @@ QUERIES = st.lists(BARE | QUOTED, min_size=1, max_size=3).map(" ".join)
     limit=st.integers(1, 4),
     walks=st.booleans(),
 )
-@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_both_databases_find_what_a_plain_reading_finds(
-    shared_sqlite: Database,
-    shared_postgres: Database,
-    request: pytest.FixtureRequest,
+@settings(max_examples=15)
+def test_both_databases_find_what_a_plain_reading_finds(  # noqa: PLR0917 - fixtures and examples
+    both: tuple[Database, ...],
     store: LocalStore,
     corpus: list[list[str]],
     queries: list[str],
@@ -251,15 +277,39 @@ def test_both_databases_find_what_a_plain_reading_finds(
     limit: int,
     walks: bool,
 ) -> None:
-    for kind in ("sqlite", "postgresql"):
-        database = request.getfixturevalue(f"shared_{'sqlite' if kind == 'sqlite' else 'postgres'}")
+    for database in both:
+        mine, said = spoken(database, store, corpus, indexed)
+        order = [interaction.id for interaction in mine.find(Query()).items]
         with pytest.MonkeyPatch.context() as patch:
             if walks:
-                _walk_always(patch)
-            _compare(database, store, corpus, queries, indexed, limit)
+                walk_always(patch)
+            for q in queries:
+                plainly = [id_ for id_ in order if plainly_holds(said[id_], q)]
+                assert ids(mine, q, limit=limit) == plainly, (q, database)
+                spanish = [id_ for id_ in plainly if mine.get(id_).locale == "es-MX"]
+                assert ids(mine, q, limit=limit, locale="es-MX") == spanish, (q, database)
 
 
-def _walk_always(patch: pytest.MonkeyPatch, at_most: int = 3) -> None:
+def spoken(
+    database: Database, store: LocalStore, corpus: list[list[str]], indexed: int
+) -> tuple[OrganizationInteractions, dict[UUID, list[str]]]:
+    """A new organization in which this was said, the first so many of it indexed."""
+    organization = new_id()
+    with database.write(None) as scope:
+        row = {"id": organization, "name": str(organization), "created_at": NOON}
+        scope.insert(tables.organization, row)
+    books = Books(database, organization)
+    said: dict[UUID, list[str]] = {}
+    for number, lines in enumerate(corpus):
+        if number == indexed:
+            work_off(Indexer(database, store))
+        locale = "es-MX" if number % 3 else "en-US"
+        said[call(books, *lines, at=NOON + DAY * (number * 7 % 5), locale=locale)] = lines
+    principal = Principal(organization, "x", frozenset(Grant))
+    return Interactions(database, store).for_(principal), said
+
+
+def walk_always(patch: pytest.MonkeyPatch, at_most: int = 3) -> None:
     """Has searches walk in small strides and give up soon."""
     patch.setattr(search._Indexed, "_few", lambda *_: False)
     patch.setattr(search, "FIRST_STRIDE", 1)
@@ -267,37 +317,6 @@ def _walk_always(patch: pytest.MonkeyPatch, at_most: int = 3) -> None:
     patch.setattr(search, "WALKED_AT_MOST", at_most)
     patch.setattr(search, "READ_AT_ONCE", 1)
     patch.setattr(search, "READ_AT_MOST", 2)
-
-
-def _compare(
-    database: Database,
-    store: LocalStore,
-    corpus: list[list[str]],
-    queries: list[str],
-    indexed: int,
-    limit: int,
-) -> None:
-    from conftest import _organization
-
-    from earmark.model import Grant, Principal
-
-    organization = _organization(database, str(new_id()))
-    books = Books(database, organization)
-    mine = Interactions(database, store).for_(Principal(organization, "x", frozenset(Grant)))
-    said: dict[UUID, list[str]] = {}
-    for number, lines in enumerate(corpus):
-        if number == indexed:
-            work_off(Indexer(database, store))
-        said[call(books, *lines, at=NOON + DAY * (number * 7 % 5))] = lines
-    order = [interaction.id for interaction in mine.find(Query()).items]
-    for q in queries:
-        plainly = [id_ for id_ in order if plainly_holds(said[id_], q)]
-        assert ids(mine, q, limit=limit) == plainly, q
-        assert ids(mine, q, limit=limit, since=NOON + DAY) == [
-            id_
-            for id_ in plainly
-            if mine.get(id_).interaction_date.instant >= NOON + DAY  # type: ignore[union-attr]
-        ]
 
 
 @pytest.mark.parametrize("few", [True, False], ids=["looked up", "walked"])
@@ -313,7 +332,7 @@ def test_many_documents_of_many_blocks_are_found_page_by_page(
     monkeypatch.setattr(search_index, "BITMAP_BYTES", 2)
     monkeypatch.setattr(search_index, "INDEXED_AT_ONCE", 7)
     if not few:
-        _walk_always(monkeypatch)
+        walk_always(monkeypatch)
     chance = random.Random(1)
     said = {}
     for number in range(50):
@@ -354,7 +373,7 @@ def test_pages_have_neither_gaps_nor_doubles_while_calls_come_and_go(
 
 
 def test_a_match_tells_its_line_hits_speaker_and_time(
-    mine: OrganizationInteractions, books: Books, settle: Any
+    mine: OrganizationInteractions, books: Books, settle: Callable[[], None]
 ) -> None:
     id_ = call(books, "Well, hello.", "Llamó e\u0301l: LLAMÓ ayer.", "Nothing.")
     settle()
@@ -375,10 +394,10 @@ def test_a_match_tells_its_line_hits_speaker_and_time(
 
 
 def test_another_transcript_takes_the_place_of_the_first(
-    mine: OrganizationInteractions, books: Books, settle: Any
+    mine: OrganizationInteractions, books: Books, settle: Callable[[], None]
 ) -> None:
     id_ = call(books, "the first words")
-    settle(half=True)
+    settle()
     say(books.database, books.organization_id, id_, transcript("segunda versión", language="es"))
     settle()
     assert ids(mine, "first") == ids(mine, "fir*") == ids(mine, '"the first"') == []
@@ -387,7 +406,7 @@ def test_another_transcript_takes_the_place_of_the_first(
 
 
 def test_a_deleted_interaction_leaves_no_word_and_no_number(
-    mine: OrganizationInteractions, books: Books, settle: Any
+    mine: OrganizationInteractions, books: Books, settle: Callable[[], None]
 ) -> None:
     id_ = call(books, "an unspeakable secret", "indeed")
     settle()
@@ -436,10 +455,10 @@ def test_after_a_checkpoint_the_file_holds_no_word_of_what_was_deleted(
 def test_a_changed_date_moves_an_interaction_among_those_found(
     mine: OrganizationInteractions,
     books: Books,
-    settle: Any,
+    settle: Callable[[], None],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    _walk_always(monkeypatch, at_most=100)
+    walk_always(monkeypatch, at_most=100)
     moved = call(books, "word", at=NOON)
     other = call(books, "word", at=NOON + DAY)
     settle()
@@ -497,12 +516,11 @@ def _first_tables(url: str) -> str:
 def test_transcripts_from_before_the_index_are_read_into_it_bit_by_bit(
     old_url: str, store: LocalStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from conftest import _organization
-
-    from earmark.model import Grant, Principal
-
     database = Database(old_url)
-    organization = _organization(database, "First")
+    organization = new_id()
+    with database.write(None) as scope:
+        row = {"id": organization, "name": "First", "created_at": NOON}
+        scope.insert(tables.organization, row)
     books = Books(database, organization)
     facts = {"language": "en", "segment_count": 1, "word_count": 2}
     old = [books.receive(at=NOON + DAY * i, status=Status.READY) for i in range(5)]
@@ -592,15 +610,15 @@ def test_what_cannot_be_read_is_refused_with_its_mend(
 @given(q=st.text(max_size=40) | st.text('"*- ab', max_size=12))
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_text_is_either_searched_for_or_refused(
-    shared_sqlite: Database,
-    shared_postgres: Database,
     mine: OrganizationInteractions,
     q: str,
 ) -> None:
+    wrong = set()
     try:
         assert mine.find(Query(q=q)).items == ()
     except InvalidError as error:
-        assert {fault.field for fault in error.faults} == {"q"}
+        wrong = {fault.field for fault in error.faults}
+    assert wrong <= {"q"}
 
 
 # Stems
@@ -615,11 +633,11 @@ def test_stems_are_refused_where_there_are_none(mine: OrganizationInteractions) 
 
 @postgresql_alone
 def test_stems_find_other_forms_in_the_language_of_the_transcript(
-    mine: OrganizationInteractions, books: Books, settle: Any
+    mine: OrganizationInteractions, books: Books, settle: Callable[[], None]
 ) -> None:
     called = call(books, "She was calling twice", at=NOON)
     happy = call(books, "What happiness is this", at=NOON + DAY)
-    settle(half=True)
+    settle()
     spanish = call(books, "Cancelaron la cita", at=NOON + DAY * 2, language="es")
     call(books, "el calling es inglés", at=NOON + DAY * 3, language="es")
     settle()

@@ -139,7 +139,7 @@ def conditions(scope: Scope, query: Query) -> list[sa.ColumnElement[bool]]:
 
 
 def begins_with(column: sa.Column[Any], prefix: str) -> Iterator[sa.ColumnElement[bool]]:
-    """That a text begins so: a range, since LIKE uses no index on SQLite and would need escapes."""
+    """That a text begins so, as a range: LIKE uses no index on SQLite, and would need escapes."""
     if prefix:
         yield column >= prefix
     beyond = _first_beyond(prefix)

@@ -184,8 +184,7 @@ class _Indexed:
         self._must_read = bool(search.others) or any(len(term.words) > 1 for term in search.terms)
 
     def find(self) -> tuple[list[Position], Position | None]:
-        """At least `limit` positions, if there are as many; and up to where was searched, if not
-        to the end."""
+        """At least `limit` positions, if there are as many; see `Found.reached`."""
         found: list[Position] = []
         walked = read = 0
         for stride in self._strides(_hits(self._scope, self._search)):
@@ -270,7 +269,10 @@ class _Indexed:
             .order_by(columns.occurred_at.desc(), columns.interaction_id.desc())
             .limit(count)
         )
-        return [(Position(at, id_), number) for at, id_, number in self._scope.rows(newest)]
+        return [
+            (Position(row.occurred_at, row.interaction_id), row.number)
+            for row in self._scope.rows(newest)
+        ]
 
     def _numbers(self, ids: Sequence[UUID]) -> dict[UUID, int | None]:
         columns = search_document.c
@@ -376,8 +378,8 @@ def _postings(scope: Scope, keys: Collection[str]) -> dict[str, dict[int, bytes]
     found: dict[str, dict[int, bytes]] = {}
     for some in batched(sorted(keys), LOOKED_UP_AT_ONCE):
         statement = sa.select(columns.key, columns.block, columns.documents)
-        for key, block, documents_ in scope.rows(statement.where(columns.key.in_(some))):
-            found.setdefault(key, {})[block] = documents_
+        for row in scope.rows(statement.where(columns.key.in_(some))):
+            found.setdefault(row.key, {})[row.block] = row.documents
     return found
 
 

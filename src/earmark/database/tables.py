@@ -314,7 +314,7 @@ search_document = sa.Table(
         sqlite_where=sa.text("number IS NULL"),
         postgresql_where=sa.text("number IS NULL"),
     ),
-    comment="each transcript: without content it is still to be read, without number to be indexed",
+    comment="each transcript; without content it is to be read, without number to be indexed",
 )
 
 search_posting = sa.Table(

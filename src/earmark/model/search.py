@@ -10,6 +10,7 @@ import unicodedata
 import zlib
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -148,7 +149,7 @@ def parse_search(sent: str) -> Search:
     return Search(tuple(dict.fromkeys(found)))
 
 
-_QUOTES = str.maketrans(dict.fromkeys("“”„‟«»＂", '"'))
+_QUOTES = str.maketrans(dict.fromkeys("“”„‟«»\uff02", '"'))
 
 
 def _term(text: str, *, quoted: bool) -> Term | None:
@@ -269,7 +270,7 @@ def pair_keys(said: Sequence[str]) -> Iterator[str]:
     Of documents with 200 words one in 20 has a kind by chance, and one in 400 both.
     """
     sums = [_checksum(word) for word in said]
-    for one, following in zip(sums, sums[1:], strict=False):
+    for one, following in pairwise(sums):
         mixed = one * 0x9E3779B1 ^ following * 0x85EBCA6B
         yield _FIRST_KEYS[(mixed >> 8) % PAIRS]
         yield _SECOND_KEYS[(mixed >> 20) % PAIRS]

@@ -57,7 +57,7 @@ class Indexer:
             search_index.fill(scope, interaction_id, transcript)
 
     def _stored(self, interaction_id: UUID) -> Transcript | None:
-        """The transcript; None if there is none that can be read, which no later try would change."""
+        """The transcript; None if none can be read, which no later try would change."""
         try:
             return parse(b"".join(self._store.read(transcript_key(interaction_id))))
         except NotFoundError:

@@ -11,7 +11,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchem
 
 from earmark import model
 from earmark.interactions import DEFAULT_LIMIT, MAX_LIMIT, Page
-from earmark.model.transcript import Speaker
+from earmark.model.transcript import Speaker  # noqa: TC001 - pydantic reads it
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -47,15 +47,15 @@ def secure_rows(table: str) -> None:
 # An interaction's instant stands in the index too, which is read in its order. Whoever changes
 # the one changes the other, and need not know of it.
 
-_DOCUMENT = "organization_id = new.organization_id AND interaction_id = new.id"
-_BLOCK = (
-    "organization_id = new.organization_id AND newest_at < new.occurred_at AND block = "
-    f"(SELECT number / {BLOCK_DOCUMENTS} FROM search_document WHERE {_DOCUMENT})"
-)
-_FOLLOW = (
-    f"UPDATE search_document SET occurred_at = new.occurred_at WHERE {_DOCUMENT}; "
-    f"UPDATE search_block SET newest_at = new.occurred_at WHERE {_BLOCK}; "
-)
+_FOLLOW = f"""
+    UPDATE search_document SET occurred_at = new.occurred_at
+    WHERE organization_id = new.organization_id AND interaction_id = new.id;
+    UPDATE search_block SET newest_at = new.occurred_at
+    WHERE organization_id = new.organization_id AND newest_at < new.occurred_at AND block = (
+        SELECT number / {BLOCK_DOCUMENTS} FROM search_document
+        WHERE organization_id = new.organization_id AND interaction_id = new.id
+    );
+"""  # noqa: S608 - a constant
 
 
 def follow_dates_on_sqlite() -> None:
@@ -103,7 +103,7 @@ def create_tables() -> None:
             "organization_id", "interaction_id", name=op.f("pk_search_document")
         ),
         comment=(
-            "each transcript: without content it is still to be read, without number to be indexed"
+            "each transcript; without content it is to be read, without number to be indexed"
         ),
     )
     op.create_index(
