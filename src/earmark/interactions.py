@@ -329,10 +329,11 @@ class OrganizationInteractions:
             mend = "This service runs on SQLite, which knows no stems; leave stem out."
             faults.append(Invalid("stem", mend))
         search = None
-        try:
-            search = parse_search(query.q) if query.q is not None else None
-        except ValueError as error:
-            faults.append(Invalid("q", str(error)))
+        if query.q is not None and storable(query.q):
+            try:
+                search = parse_search(query.q)
+            except ValueError as error:
+                faults.append(Invalid("q", str(error)))
         if faults:
             raise InvalidError(*faults)
         return after, search
