@@ -41,7 +41,7 @@ larger one would leave, and a million documents are 245 rows of one key."""
 
 BITMAP_BYTES = BLOCK_DOCUMENTS // 8
 
-INDEXED_AT_ONCE = 32
+INDEXED_AT_ONCE = 16
 """Documents that one transaction gives numbers to: on SQLite nobody else writes meanwhile."""
 
 _ROWS_AT_ONCE = 500
@@ -105,9 +105,9 @@ def unread(scope: Scope, *, limit: int) -> list[tuple[UUID, UUID]]:
     """Transcripts from before there was an index: organizations and interactions."""
     columns = search_document.c
     found = sa.select(columns.organization_id, columns.interaction_id).where(
-        columns.number.is_(None), columns.content.is_(None)
+        columns.content.is_(None)
     )
-    return [tuple(row) for row in scope.rows(found.limit(limit))]
+    return [(row.organization_id, row.interaction_id) for row in scope.rows(found.limit(limit))]
 
 
 def fill(scope: Scope, interaction_id: UUID, transcript: Transcript | None) -> None:

@@ -311,8 +311,15 @@ search_document = sa.Table(
         "ix_search_document_waiting",
         "organization_id",
         "interaction_id",
-        sqlite_where=sa.text("number IS NULL"),
-        postgresql_where=sa.text("number IS NULL"),
+        sqlite_where=sa.text("number IS NULL AND content IS NOT NULL"),
+        postgresql_where=sa.text("number IS NULL AND content IS NOT NULL"),
+    ),
+    sa.Index(
+        "ix_search_document_unread",
+        "organization_id",
+        "interaction_id",
+        sqlite_where=sa.text("content IS NULL"),
+        postgresql_where=sa.text("content IS NULL"),
     ),
     comment="each transcript; without content it is to be read, without number to be indexed",
 )

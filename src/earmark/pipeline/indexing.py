@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from earmark.model.transcript import Transcript
     from earmark.storage import Store
 
-READ_AT_ONCE = 100
-"""Transcripts from before there was an index, between two looks at the new ones."""
+READ_AT_ONCE = search_index.INDEXED_AT_ONCE
+"""Transcripts from before there was an index, when no other waits."""
 
 _log = structlog.get_logger("earmark.worker")
 
@@ -41,11 +41,11 @@ class Indexer:
         """
         with self._database.read(None) as scope:
             waiting = search_index.organizations_waiting(scope)
-            unread = search_index.unread(scope, limit=READ_AT_ONCE)
-        numbered = sum(map(self._number, waiting))
+            # Not while others wait: whoever searches reads all that do.
+            unread = [] if waiting else search_index.unread(scope, limit=READ_AT_ONCE)
         for organization_id, interaction_id in unread:
             self._read(organization_id, interaction_id)
-        return numbered + len(unread)
+        return sum(map(self._number, waiting)) + len(unread)
 
     def _number(self, organization_id: UUID) -> int:
         with self._database.write(organization_id) as scope:

@@ -123,8 +123,16 @@ def create_tables() -> None:
         "search_document",
         ["organization_id", "interaction_id"],
         unique=False,
-        sqlite_where=sa.text("number IS NULL"),
-        postgresql_where=sa.text("number IS NULL"),
+        sqlite_where=sa.text("number IS NULL AND content IS NOT NULL"),
+        postgresql_where=sa.text("number IS NULL AND content IS NOT NULL"),
+    )
+    op.create_index(
+        "ix_search_document_unread",
+        "search_document",
+        ["organization_id", "interaction_id"],
+        unique=False,
+        sqlite_where=sa.text("content IS NULL"),
+        postgresql_where=sa.text("content IS NULL"),
     )
     op.create_table(
         "search_posting",
