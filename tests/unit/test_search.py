@@ -508,7 +508,7 @@ def _first_tables(url: str) -> str:
     config.set_main_option("script_location", str(migrate._SCRIPTS))
     with database.write(None) as scope:
         config.attributes["connection"] = scope.connection
-        command.upgrade(config, "0001")
+        command.upgrade(config, "0002")
     database.close()
     return url
 

@@ -66,6 +66,7 @@ class StepStatus(StrEnum):
     """Where one processing step of one interaction stands."""
 
     RUNNING = "running"
+    WAITING = "waiting"
     DONE = "done"
     SKIPPED = "skipped"
     FAILED = "failed"
@@ -237,7 +238,9 @@ class Step:
     """One processing step of one interaction.
 
     Attributes:
+        error: why it failed or was skipped, or why its last attempt failed, while it waits.
         progress: 0 to 1, of a step that tells it; None of one that does not, or not yet.
+        next_attempt_at: not before then is it tried again; None unless it waits.
     """
 
     name: str
@@ -247,6 +250,7 @@ class Step:
     finished_at: datetime | None
     error: Cause | None
     progress: float | None = None
+    next_attempt_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -327,6 +331,8 @@ class Query:
         prefix: how the file name begins, bytewise.
         q: what was said or written: words, "phrases" and beginnings*, of which all must be.
         stem: whether other forms of single words count too, as in `called` for `call`.
+        error_code: of a step that failed, was skipped or waits.
+        step_statuses: some step stands at one of these; none of them asks nothing.
     """
 
     since: datetime | None = None
@@ -341,6 +347,8 @@ class Query:
     prefix: str | None = None
     q: str | None = None
     stem: bool = False
+    error_code: str | None = None
+    step_statuses: frozenset[StepStatus] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

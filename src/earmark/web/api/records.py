@@ -81,6 +81,9 @@ class Filters(BaseModel):
         description="Whether other forms of the single words in `q` count too, such as `called` "
         "for `call`. On PostgreSQL alone.",
     )
+    error_code: str | None = Field(
+        None, description="Of a step that failed, was skipped or waits to be tried again."
+    )
     limit: int = Field(
         DEFAULT_LIMIT,
         ge=1,
@@ -104,6 +107,7 @@ class Filters(BaseModel):
             prefix=self.prefix,
             q=self.q,
             stem=self.stem,
+            error_code=self.error_code,
         )
 
 
@@ -182,7 +186,12 @@ class StepShape(_Shape):
     attempts: int
     started_at: datetime | None
     finished_at: datetime | None
-    error: NoteShape | None
+    error: NoteShape | None = Field(
+        description="Why it failed or was skipped, or why its last attempt failed, if it waits."
+    )
+    next_attempt_at: datetime | None = Field(
+        description="When a waiting step is tried again; null unless it waits."
+    )
     progress: float | None = Field(
         description="How much is done, 0 to 1, of a step that takes long; else null."
     )
@@ -226,8 +235,12 @@ class InteractionShape(BaseModel):
     sha256: str = Field(description="Of the media, in hexadecimal.", pattern="^[0-9a-f]{64}$")
     audio: AudioShape | None = Field(description="Null for a chat and until it was listened to.")
     transcript: TranscriptShape | None = Field(description="Null until there is one.")
-    chat_message_count: int | None
-    chat_first_at: datetime | None
+    chat_message_count: int | None = Field(
+        description="Null for a recording and until the chat was read."
+    )
+    chat_first_at: datetime | None = Field(
+        description="When the first message was sent, if the chat tells; likewise the last."
+    )
     chat_last_at: datetime | None
     warnings: list[NoteShape]
     steps: list[StepShape]
