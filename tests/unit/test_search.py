@@ -22,7 +22,7 @@ from books import DAY, NOON, Books
 from earmark.database import Database, migrate, search, search_index, tables
 from earmark.errors import InvalidError, NotFoundError, UnavailableError
 from earmark.interactions import Interactions, OrganizationInteractions, transcript_key
-from earmark.model import Direction, Grant, Principal, Query, Status, new_id
+from earmark.model import Direction, Grant, Principal, Query, Status, StepStatus, new_id
 from earmark.model.search import PREFIX_MARK
 from earmark.model.transcript import Segment, Speaker, Transcript
 from earmark.pipeline.indexing import Indexer
@@ -651,3 +651,20 @@ def test_stems_find_other_forms_in_the_language_of_the_transcript(
     assert ids(mine, "is", stem=True) == [happy]
     (match,) = mine.find(Query(q="calls", stem=True)).matches[called]
     assert [match.text[start:stop] for start, stop in match.ranges] == ["calling"]
+
+
+# Retrying what was found
+
+
+def test_a_retry_of_many_reaches_those_alone_in_which_it_was_said(
+    mine: OrganizationInteractions, books: Books, settle: Callable[[], None]
+) -> None:
+    wanted, other = (call(books, word, status=Status.FAILED) for word in ("refund", "thanks"))
+    for id_ in (wanted, other):
+        books.step(id_, "listen", StepStatus.FAILED)
+    settle()
+    assert mine.retry_found(Query(q="refund")).retried == 1
+    assert mine.get(wanted).status is Status.RECEIVED
+    assert mine.get(other).status is Status.FAILED
+    assert ids(mine, "thanks", error_code="broken") == [other]
+    assert ids(mine, "thanks", error_code="other") == []
