@@ -35,6 +35,9 @@ SWEEP_SECONDS = 300.0
 KEEP_ENDED_SECONDS = 3600.0
 """How long the engine remembers a job that ended."""
 
+INDEX_SECONDS = 1.0
+"""Between looks for transcripts to be indexed; whoever searches reads those that wait."""
+
 OUTAGE_SECONDS = 1.0
 """Between attempts while the database or the storage is away."""
 
@@ -62,6 +65,7 @@ def run_worker(
     *,
     concurrency: int = 0,
     sweep: Callable[[], object] = lambda: None,
+    index: Callable[[], int] = lambda: 0,
     pace: Pace | None = None,
     stopping: threading.Event | None = None,
 ) -> None:
@@ -76,6 +80,7 @@ def run_worker(
         steps: in order.
         concurrency: interactions at once; 0 means one per processor.
         sweep: removes what nothing claims any more; called now and then.
+        index: keeps the search index up, a part at a time; returns 0 when there was nothing to do.
         pace: when not the usual one.
         stopping: set to stop; signals set it too where this is the main thread.
 
@@ -90,6 +95,7 @@ def run_worker(
         steps,
         concurrency=concurrency or os.cpu_count() or 1,
         sweep=sweep,
+        index=index,
         pace=pace or Pace(),
         stopping=stopping,
     )
@@ -109,11 +115,13 @@ class Worker:
         *,
         concurrency: int,
         sweep: Callable[[], object],
+        index: Callable[[], int],
         pace: Pace,
         stopping: threading.Event,
     ) -> None:
         self._database = database
         self._sweep = sweep
+        self._index_some = index
         self._pace = pace
         self._stopping = stopping
         self._failure: SlotLostError | None = None
@@ -141,7 +149,14 @@ class Worker:
         _log.info("worker.started", worker=self._worker_id)
         threads = [
             threading.Thread(target=loop, name=f"earmark-{loop.__name__.strip('_')}", daemon=True)
-            for loop in (self._dispatch, self._beat, self._watch, self._number, self._tidy)
+            for loop in (
+                self._dispatch,
+                self._beat,
+                self._watch,
+                self._number,
+                self._tidy,
+                self._index,
+            )
         ]
         for thread in threads:
             thread.start()
@@ -169,6 +184,13 @@ class Worker:
 
     def _tidy(self) -> None:
         self._repeat(self._tidy_up, every_seconds=self._pace.sweep_seconds)
+
+    def _index(self) -> None:
+        self._repeat(self._keep_index, every_seconds=0)
+
+    def _keep_index(self) -> None:
+        if not self._index_some():
+            self._stopping.wait(INDEX_SECONDS)
 
     def _say_alive(self) -> None:
         with self._database.write(None) as scope:
