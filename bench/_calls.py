@@ -5,14 +5,15 @@ No sentence holds a number, a name or an abbreviation that can be written in two
 
 from __future__ import annotations
 
-import itertools
+import math
 import wave
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from _sounds import RATE_HZ, Sound, Voice, converse, music, on_the_telephone
+import wordless
+from _sounds import RATE_HZ, Sound, Voice, converse, on_the_telephone
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -76,21 +77,23 @@ def calls() -> Iterator[Call]:
         yield Call(name, language, converse(turns, voices), said)
 
 
+LONG_TALK_SECONDS, LONG_WAIT_SECONDS = 600, 510
+"""A long call begins with so much talk without a break; then it waits so long between talks."""
+
+
 def long_call(seconds: float) -> list[Sound]:
-    """A telephone call of that length: conversation, with a minute of hold music in every ten."""
+    """A telephone call of that length: talk, then ever again hold music, silence and some talk."""
     talk = on_the_telephone(converse(ENGLISH, ENGLISH_VOICES))
-    hold = music(np.arange(60 * RATE_HZ) / RATE_HZ).astype(np.float32)
-    waiting = on_the_telephone([hold, np.zeros_like(hold)])
-    pieces: list[list[Sound]] = []
-    length = next_hold = 0
+    hold = wordless.make("hold music", 60)
+    rest = np.zeros((LONG_WAIT_SECONDS - 60) * RATE_HZ, np.float32)
+    waiting = np.concatenate([hold, rest])
+    wait = on_the_telephone([waiting, np.zeros_like(waiting)])
+    first = math.ceil(min(seconds, LONG_TALK_SECONDS) * RATE_HZ / talk[0].size)
+    pieces, length = [talk] * first, first * talk[0].size
+    while length < seconds * RATE_HZ:
+        pieces += [wait, talk]
+        length += wait[0].size + talk[0].size
     wanted = int(seconds * RATE_HZ)
-    for _ in itertools.count():
-        if length >= wanted:
-            break
-        piece = talk if length < next_hold + 540 * RATE_HZ else waiting
-        next_hold = length + hold.size if piece is waiting else next_hold
-        pieces.append(piece)
-        length += piece[0].size
     return [np.concatenate(channel)[:wanted] for channel in zip(*pieces, strict=True)]
 
 
