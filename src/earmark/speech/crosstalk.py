@@ -70,27 +70,24 @@ def _thinned(samples: Samples) -> Samples:
 def _leaks(own: Samples, other: Samples) -> Iterator[tuple[int, int]]:
     """Where the moments begin and end in which one channel is a quiet copy of another."""
     size, step = int(MOMENT_SECONDS * _RATE_HZ), int(_STEP_SECONDS * _RATE_HZ)
+    delay = int(MOST_DELAY_SECONDS * _RATE_HZ)
     most = 10 ** (-LEVEL_DIFFERENCE_DB / 10)
+    before = np.concatenate([np.zeros(delay, np.float32), other])
     for start in range(0, own.size, step):
         stop = min(start + size, own.size)
-        power = float(np.square(own[start:stop]).mean())
-        if power < _SILENT_POWER:
-            continue
-        nearby = _nearby(other, start, stop)
-        if power < most * float(np.square(nearby).mean()) and _is_copy(own[start:stop], nearby):
+        moment = own[start:stop]
+        nearby = before[start : stop + delay]  # as much earlier as an echo may be late
+        power = float(np.square(moment).mean())
+        source = float(np.square(nearby).sum()) / moment.size
+        if power >= _SILENT_POWER and power < most * source and _is_copy(moment, nearby):
             yield start, stop
-
-
-def _nearby(other: Samples, start: int, stop: int) -> Samples:
-    """What the other channel holds then, and as much before as an echo may take."""
-    return other[max(0, start - int(MOST_DELAY_SECONDS * _RATE_HZ)) : stop]
 
 
 def _is_copy(own: Samples, other: Samples) -> bool:
     """Whether a moment is like some piece of the other channel, but for its level."""
     length = 1 << math.ceil(math.log2(own.size + other.size))
     crossed = np.fft.irfft(np.fft.rfft(other, length) * np.fft.rfft(own, length).conj(), length)
-    lags = max(1, other.size - own.size + 1)
+    lags = other.size - own.size + 1
     power = _powers(other, own.size)[:lags] * float(np.square(own).sum())
     likeness = np.abs(crossed[:lags]) / np.sqrt(np.maximum(power, _TINY))
     return bool(likeness.max() >= LEAST_LIKENESS)
