@@ -1,6 +1,7 @@
 """One run over a recording in a process of its own; prints seconds and processor seconds.
 
-Arguments: "guarded" (Earmark's engine) or "bare" (faster-whisper alone), recording, models, threads.
+Arguments: "guarded" (Earmark's engine) or "bare" (faster-whisper alone); the recording, the
+folder of models, threads.
 """
 
 from __future__ import annotations

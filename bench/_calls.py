@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+from _sounds import RATE_HZ, Sound, Voice, converse, on_the_telephone
 
 import wordless
-from _sounds import RATE_HZ, Sound, Voice, converse, on_the_telephone
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

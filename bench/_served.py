@@ -32,6 +32,7 @@ class Watched:
         cpu_seconds: of the worker and its children.
         worker_bytes: the most resident memory that the worker had.
         child_bytes: the most that one of its children had, which decode.
+        together_bytes: the most that all of them had at one moment at which we looked.
         progress: the values that the step told, in order, each once.
     """
 
@@ -39,6 +40,7 @@ class Watched:
     cpu_seconds: float = 0.0
     worker_bytes: int = 0
     child_bytes: int = 0
+    together_bytes: int = 0
     progress: tuple[float, ...] = ()
 
 
@@ -77,9 +79,11 @@ def watch(
 def _look(
     worker: int, record: dict[str, Any], seen: Watched, tell: Callable[[float], object]
 ) -> None:
-    seen.worker_bytes = max(seen.worker_bytes, _peak_bytes(worker))
-    for child in descendants(worker):
-        seen.child_bytes = max(seen.child_bytes, _peak_bytes(child))
+    children = descendants(worker)
+    now = sum(_bytes(pid, "VmRSS") for pid in [worker, *children])
+    seen.together_bytes = max(seen.together_bytes, now)
+    seen.worker_bytes = max(seen.worker_bytes, _bytes(worker, "VmHWM"))
+    seen.child_bytes = max([seen.child_bytes, *(_bytes(child, "VmHWM") for child in children)])
     for step in record["steps"]:
         progress = step["progress"] if step["name"] == "transcribe" else None
         if progress is not None and progress not in seen.progress:
@@ -87,11 +91,11 @@ def _look(
             tell(progress)
 
 
-def _peak_bytes(pid: int) -> int:
-    """The most resident memory of a process so far; 0 if it is gone."""
+def _bytes(pid: int, field: str) -> int:
+    """Resident memory of a process: VmRSS now, VmHWM at most so far; 0 if it is gone."""
     with contextlib.suppress(OSError):
         for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-            if line.startswith("VmHWM"):
+            if line.startswith(field):
                 return int(line.split()[1]) * _KIB
     return 0
 

@@ -17,7 +17,21 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 DRAWS = 2000
-_NUMBERS = "zero one two three four five six seven eight nine ten eleven twelve".split()
+_NUMBERS = [
+    "zero",
+    "one",
+    "two",
+    "three",
+    "four",
+    "five",
+    "six",
+    "seven",
+    "eight",
+    "nine",
+    "ten",
+    "eleven",
+    "twelve",
+]
 _SAME = {"mr": "mister"} | {str(number): word for number, word in enumerate(_NUMBERS)}
 
 
@@ -58,7 +72,7 @@ def score(said: Sequence[Sequence[str]], heard: Sequence[str]) -> Score:
 
 def words(text: str) -> list[str]:
     """A text in the form in which it is compared."""
-    found = re.findall(r"[^\W_]+(?:'[^\W_]+)?", text.lower().replace("’", "'"))
+    found = re.findall(r"[^\W_]+(?:'[^\W_]+)?", text.lower().replace("\u2019", "'"))
     return [_SAME.get(word, word) for word in found]
 
 

@@ -43,8 +43,10 @@ class DemoError(Exception):
 
 def main(arguments: list[str]) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    if "--no-speech" not in arguments:
+    began = time.monotonic()
+    if "--no-speech" not in arguments and not has_model():
         install_model()
+        began = time.monotonic()
     port = free_port()
     LOG.parent.mkdir(exist_ok=True)
     serve = [EARMARK, "serve", "--port", str(port), "--data", str(DATA)]
@@ -53,7 +55,7 @@ def main(arguments: list[str]) -> int:
             serve, env=ENVIRONMENT, stdout=log, stderr=log, start_new_session=True
         )
     try:
-        show(f"http://127.0.0.1:{port}", server)
+        show(f"http://127.0.0.1:{port}", server, began)
         if "--once" in arguments:
             return 0
         print("\nServing until Ctrl-C.", flush=True)
@@ -69,8 +71,8 @@ def main(arguments: list[str]) -> int:
     return 1
 
 
-def show(base: str, server: subprocess.Popen[bytes]) -> None:
-    last = time.monotonic()
+def show(base: str, server: subprocess.Popen[bytes], began: float) -> None:
+    last = began
 
     def tell(done: str) -> None:
         nonlocal last
@@ -95,6 +97,7 @@ def show(base: str, server: subprocess.Popen[bytes]) -> None:
     body, kind = as_form(metadata(nodes[0]["id"]))
     answer = ask(f"{base}/Media/Upload", token, body, kind)
     tell(f"{RECORDING.name} uploaded; the answer: {json.dumps(answer)}")
+    print(f"{time.monotonic() - began:6.2f} s  READY: from the start to the recording being kept")
     address = f"{base}/v1/interactions/{answer['id']}"
     record = wait_until_processed(address, token)
     tell(f"processing ended: {record['status']}")
@@ -104,6 +107,12 @@ def show(base: str, server: subprocess.Popen[bytes]) -> None:
         print(read(f"{address}/transcript.txt", token).decode(), end="")
     print(f"\nOpen {base}/openapi.json for the API, {base}/health/ready for its health.")
     print(f'Try:\n  curl -sS -H "Authorization: Bearer {token}" {address}')
+
+
+def has_model() -> bool:
+    """Whether a speech model is there; `earmark models install` checks one, which takes seconds."""
+    folder = os.environ.get("XDG_DATA_HOME") or str(Path.home() / ".local" / "share")
+    return (Path(folder) / "earmark" / "models" / "base" / "model.bin").is_file()
 
 
 def install_model() -> None:
@@ -200,13 +209,25 @@ def wait_until_ready(base: str, server: subprocess.Popen[bytes], worker: set[str
 
 
 def wait_until_processed(address: str, token: str) -> dict[str, Any]:
-    give_up = time.monotonic() + PROCESS_SECONDS
+    give_up, told = time.monotonic() + PROCESS_SECONDS, ""
     while time.monotonic() < give_up:
         record: dict[str, Any] = ask(address, token)
         if record["status"] != "processing":
             return record
+        if (state := progress_of(record)) != told:
+            print(f"{'':>8}  {state}", flush=True)
+            told = state
         time.sleep(0.1)
     raise DemoError(f"{address} still says processing after {PROCESS_SECONDS} s")
+
+
+def progress_of(record: dict[str, Any]) -> str:
+    """Each step and how it is, or how far."""
+    shares = ((step, step.get("progress")) for step in record["steps"])
+    return ", ".join(
+        f"{step['name']}: {step['status']}" + (f" {share:.0%}" if share else "")
+        for step, share in shares
+    )
 
 
 def report(record: dict[str, Any]) -> None:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from earmark.database import Database
 
-LONG_SECONDS = 400
+LONG_SECONDS = 250
 """Two blocks of each channel."""
 
 

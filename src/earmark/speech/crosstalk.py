@@ -25,8 +25,8 @@ LEVEL_DIFFERENCE_DB = 12.0
 of his own is louder than that, unless he whispers while the other shouts."""
 
 LEAST_LIKENESS = 0.4
-"""Correlation of a leak with its source, 0 to 1. Two voices that speak at once reach 0.2; a copy that
-a handset and a codec changed stays above 0.5."""
+"""Correlation of a leak with its source, 0 to 1. Two voices that speak at once stay below 0.3; a
+copy that a codec and the noise of a line changed, above 0.5."""
 
 MOMENT_SECONDS = 0.5
 _STEP_SECONDS = MOMENT_SECONDS / 2
@@ -46,7 +46,7 @@ _SILENT_POWER = 1e-8
 def silence_leaks(channels: Samples, channel: int) -> Samples:
     """One channel, with zeros wherever it holds nothing but a quiet copy of another one.
 
-    What is said at the same time as on the other channel stays, even if it is quiet: it is no copy.
+    What is said while the other side speaks stays, even if it is quiet: that is no copy.
 
     Args:
         channels: the samples of all, of one length, at 16 kHz.

@@ -27,8 +27,8 @@ VOICE = VadOptions(threshold=0.5, min_speech_duration_ms=250, min_silence_durati
 
 MOST_SILENCE = 0.6
 LEAST_LOG_PROBABILITY = -1.0
-"""Above and below which a segment is taken for invented, where both hold: what Whisper's own makers
-use. Source: https://github.com/openai/whisper, `transcribe`."""
+"""Above and below which a segment is taken for invented, where both hold: what Whisper's own
+makers use. Source: https://github.com/openai/whisper, `transcribe`."""
 
 DETECTION_SECONDS = 30
 """Of speech, in which a language is looked for: one window of the model."""

@@ -91,9 +91,7 @@ class Local(Transcriber):
 
 
 def _is_invented(found: Any) -> bool:
-    return is_invented(
-        found.text, silence=found.no_speech_prob, log_probability=found.avg_logprob
-    )
+    return is_invented(found.text, silence=found.no_speech_prob, log_probability=found.avg_logprob)
 
 
 def _segment(found: Any) -> Segment:

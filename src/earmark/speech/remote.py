@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 USUAL_MODEL = "whisper-1"
 
 ANSWER_SECONDS = 600.0
-"""A block of five minutes on a slow, busy server."""
+"""A block of four minutes on a slow, busy server."""
 
 MOST_BYTES = 16 << 20
 """Of an answer: the words of a block are a few kilobytes."""

@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
     from earmark.speech import Samples
 
-SHORTEST_BLOCK_SECONDS = 240
-LONGEST_BLOCK_SECONDS = 300
+SHORTEST_BLOCK_SECONDS = 180
+LONGEST_BLOCK_SECONDS = 240
 """A block is cut at the quietest moment between the two: long enough that the cuts cost little,
-short enough that a worker that dies has little to do again."""
+short enough that a worker that dies has little to do again and that memory stays small."""
 
 PAUSE_SECONDS = 0.3
 """How long a moment is: that is about the pause between two sentences."""
