@@ -52,7 +52,7 @@ def silence_leaks(channels: Samples, channel: int) -> Samples:
         channels: the samples of all, of one length, at 16 kHz.
         channel: which one is wanted.
     """
-    clear = channels[channel].copy()
+    clear: Samples = channels[channel].copy()
     thinned = [_thinned(samples) for samples in channels]
     for number, other in enumerate(thinned):
         if number != channel:
