@@ -45,8 +45,8 @@ _DETECTION_SEGMENTS = 1
 _M_MMAP_THRESHOLD = -3
 _LARGE_BYTES = 8 << 20
 """What is larger goes back to the system as soon as it is free; the C library would keep it, as it
-raises this bound by itself. Four minutes of speech then take 496 MB at most in place of 539, and no
-more processor time; with 1 MiB, 484 MB and 7 % more time. Source: mallopt(3)."""
+raises this bound by itself. Four minutes of speech then take 496 MB at most in place of 539, and
+no more processor time; with 1 MiB, 484 MB and 7 % more time. Source: mallopt(3)."""
 
 _UNUSABLE = "The speech model in {folder} cannot be used ({error}); install it anew."
 
