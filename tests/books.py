@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
-from earmark.database import submissions, tables
+from earmark.database import journal, submissions, tables
 from earmark.model import (
     InteractionDate,
     MediaType,
@@ -70,14 +70,30 @@ class Books:
         self.change(id_, status=status)
         return id_
 
+    def arrive(self, name: str = "", **fields: Any) -> UUID:
+        """As `receive`, and tells of it as an upload does."""
+        id_ = self.receive(name, **fields)
+        with self.database.write(self.organization_id) as scope:
+            journal.announce(scope, kind="interaction.received", interaction_id=id_)
+        return id_
+
     def change(self, id_: UUID, **values: Any) -> None:
         with self.database.write(self.organization_id) as scope:
             scope.run(
                 sa.update(tables.interaction).where(tables.interaction.c.id == id_).values(values)
             )
 
-    def step(self, id_: UUID, name: str, status: StepStatus, position: int = 0) -> None:
-        failed = status in {StepStatus.FAILED, StepStatus.SKIPPED}
+    def step(
+        self,
+        id_: UUID,
+        name: str,
+        status: StepStatus,
+        position: int = 0,
+        *,
+        code: str = "broken",
+    ) -> None:
+        failed = status in {StepStatus.FAILED, StepStatus.SKIPPED, StepStatus.WAITING}
+        over = status not in {StepStatus.RUNNING, StepStatus.WAITING}
         row = {
             "interaction_id": id_,
             "name": name,
@@ -85,8 +101,9 @@ class Books:
             "status": status,
             "attempts": 3,
             "started_at": NOON,
-            "finished_at": None if status is StepStatus.RUNNING else NOON + DAY,
-            "error_code": "broken" if failed else None,
+            "finished_at": NOON + DAY if over else None,
+            "next_attempt_at": NOON + DAY if status is StepStatus.WAITING else None,
+            "error_code": code if failed else None,
             "error_message": "It is broken." if failed else None,
         }
         with self.database.write(self.organization_id) as scope:

@@ -51,6 +51,14 @@ def _base_url(value: str) -> str:
     return value.rstrip("/")
 
 
+def _folder(value: Path) -> Path:
+    try:
+        str(value.absolute()).encode()
+    except UnicodeEncodeError:
+        raise ValueError("use a path whose name is UTF-8") from None
+    return value
+
+
 def _secret(value: str) -> str:
     if value and len(value) < MIN_SECRET_CHARACTERS:
         raise ValueError(f"use at least {MIN_SECRET_CHARACTERS} random characters")
@@ -60,6 +68,7 @@ def _secret(value: str) -> str:
 Bytes = Annotated[int, BeforeValidator(_bytes)]
 Networks = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_networks)]
 BaseUrl = Annotated[str, AfterValidator(_base_url)]
+Folder = Annotated[Path, AfterValidator(_folder)]
 Secret = Annotated[str, AfterValidator(_secret)]
 
 
@@ -68,7 +77,7 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="EARMARK_", extra="ignore", frozen=True)
 
-    data: Path = Field(
+    data: Folder = Field(
         default=Path("earmark-data"),
         description="Folder for everything that is kept on this machine; made if absent.",
     )
@@ -144,13 +153,13 @@ class Settings(BaseSettings):
     decode_memory_bytes: Bytes = Field(
         default=1536 * MEBIBYTE,
         ge=256 * MEBIBYTE,
-        description="Address space of the child process that decodes one recording; bytes, or a "
-        "number with KiB, MiB or GiB.",
+        description="Address space of the child process that decodes one recording or reads one "
+        "chat; bytes, or a number with KiB, MiB or GiB.",
     )
     decode_seconds: int = Field(
         default=900,
         gt=0,
-        description="Seconds after which decoding one recording is given up.",
+        description="Seconds after which decoding one recording or reading one chat is given up.",
     )
     speech_engine: str = Field(
         default="local",

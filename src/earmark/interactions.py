@@ -7,16 +7,21 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import hashlib
 import itertools
+import json
 import re
-from dataclasses import dataclass, field
+from collections import Counter
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import UUID
 
+from earmark.database import arrivals, clients, corrections, journal
 from earmark.database import interactions as stored
-from earmark.database import journal
 from earmark.errors import (
+    CallerError,
     ConflictError,
     ForbiddenError,
     Invalid,
@@ -24,17 +29,34 @@ from earmark.errors import (
     NotFoundError,
     UnavailableError,
 )
-from earmark.model import LOCALES, Grant, MediaType, Status, storable
+from earmark.model import (
+    LOCALES,
+    MAX_EXTENDED_BYTES,
+    MAX_INDEXED_CHARACTERS,
+    META,
+    Grant,
+    MediaType,
+    Principal,
+    Status,
+    StepStatus,
+    storable,
+)
 from earmark.render.json import parse
+from earmark.render.vcon import Conversation
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from earmark.database import Database, Scope
     from earmark.database.interactions import Position
-    from earmark.model import Event, Interaction, Principal, Query
+    from earmark.model import ArrivalQuery, Correction, Event, Interaction, Query
     from earmark.model.transcript import Transcript
     from earmark.storage import Store
+
+T = TypeVar("T")
+
+TROUBLED = frozenset({StepStatus.FAILED, StepStatus.SKIPPED, StepStatus.WAITING})
+"""Where a step stands that a retry runs again."""
 
 DEFAULT_LIMIT = 50
 MAX_LIMIT = 1000
@@ -45,6 +67,15 @@ PAGE_CHARACTERS = 8 * 1024 * 1024
 
 LOAD_BATCH = 50
 """Interactions loaded at once, so that a page overshoots `PAGE_CHARACTERS` by a batch at most."""
+
+MAX_CLIENT_CALL_IDS = 100
+"""Asked for at once: each is looked up."""
+
+MAX_TEXT_CHARACTERS = 64 * 1024
+"""Of one text that is corrected: a quarter of what an upload may say in all."""
+
+RETRY_BATCH = 50
+"""Interactions put back in one transaction: on SQLite, uploads wait for it."""
 
 SWEEP_GRACE_SECONDS = 3600.0
 """What is younger may belong to an upload whose row is about to be committed."""
@@ -68,6 +99,11 @@ def transcript_key(interaction_id: UUID) -> str:
     return f"{interaction_id}.transcript"
 
 
+def sha512_key(interaction_id: UUID) -> str:
+    """The storage key of the SHA-512 of an interaction's media."""
+    return f"{interaction_id}.sha512"
+
+
 @dataclass(frozen=True, slots=True)
 class Page:
     """Interactions in reading order.
@@ -79,6 +115,22 @@ class Page:
 
     items: tuple[Interaction, ...]
     next_cursor: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Retried:
+    """What became of the interactions that a bulk retry looked at.
+
+    Attributes:
+        retried: how many are processed once more.
+        left: how many were left as they are, by the code that a retry of one raises; "not_found"
+            for NotFoundError.
+        next_cursor: to go on with; None after the last one.
+    """
+
+    retried: int
+    left: Mapping[str, int]
+    next_cursor: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +158,18 @@ class Media:
         """
         return self._bound.open_media(self.interaction_id, start, stop)
 
+    def sha512(self) -> bytes:
+        """Its SHA-512, 64 bytes: computed when it is first asked for, about 2 s for each GB.
+
+        An upload computes SHA-256 alone, which processors do in hardware; this one would slow
+        down every upload for the few that are taken away as vCon.
+
+        Raises:
+            NotFoundError: the interaction was deleted meanwhile.
+            UnavailableError: the storage cannot serve the bytes.
+        """
+        return self._bound.media_sha512(self.interaction_id)
+
 
 @dataclass(frozen=True, slots=True)
 class Swept:
@@ -126,6 +190,11 @@ class Interactions:
     def for_(self, principal: Principal) -> OrganizationInteractions:
         """The interactions of the principal's organization."""
         return OrganizationInteractions(self, principal)
+
+    def for_operator(self, organization_id: UUID) -> OrganizationInteractions:
+        """The interactions of an organization, for whoever runs the service."""
+        principal = Principal(organization_id, "", frozenset(Grant))
+        return OrganizationInteractions(self, principal, actor="operator")
 
     def sweep(self, *, grace_seconds: float = SWEEP_GRACE_SECONDS) -> Swept:
         """Removes what uploads and deletions left behind, of all organizations.
@@ -160,11 +229,14 @@ class OrganizationInteractions:
     storage or database cannot serve.
     """
 
-    def __init__(self, interactions: Interactions, principal: Principal) -> None:
+    def __init__(
+        self, interactions: Interactions, principal: Principal, *, actor: str = ""
+    ) -> None:
         self._database = interactions.database
         self._store = interactions.store
         self._principal = principal
         self._organization_id = principal.organization_id
+        self._actor = actor or f"client:{principal.client_id}"
 
     def find(self, query: Query, *, limit: int = DEFAULT_LIMIT, cursor: str | None = None) -> Page:
         """A page of the interactions that the query finds, newest first.
@@ -199,6 +271,62 @@ class OrganizationInteractions:
             raise NotFoundError(str(interaction_id))
         return interaction
 
+    def list_arrivals(
+        self, query: ArrivalQuery, *, after: UUID | None = None, limit: int = DEFAULT_LIMIT
+    ) -> Iterator[Interaction]:
+        """Interactions in the order of their arrival, oldest first; read in small batches.
+
+        Whoever goes on after the last one that it got, deleted since or not, misses none: one
+        whose upload was acknowledged late has its place after those that could be seen before it.
+
+        Args:
+            query: what to list. Its instants are those of the places: one that was seen late
+                counts as arrived no earlier than those before it.
+            after: the interaction to go on after; None to begin with the first.
+            limit: the most to list, 1 to `MAX_LIMIT`. There are fewer only where no more follow.
+
+        Raises:
+            InvalidError: a value of the query, `after` or the limit is wrong; all of them.
+        """
+        self._demand(Grant.READ)
+        faults = list(_arrival_faults(query, limit))
+        number = self._number_of(after) if after else 0
+        if number is None:
+            faults.append(Invalid("after", "Send the id of an interaction that you were given."))
+        if faults or number is None:
+            raise InvalidError(*faults)
+        return self._loaded(self._arrived(query, number, limit))
+
+    def _number_of(self, interaction_id: UUID) -> int | None:
+        def look(scope: Scope) -> int | None:
+            number = arrivals.number_of(scope, interaction_id)
+            return number or arrivals.number_of_deleted(scope, interaction_id)
+
+        return self._once_seen(look, lambda number: number is not None)
+
+    def _arrived(self, query: ArrivalQuery, number: int, limit: int) -> Sequence[UUID]:
+        return self._once_seen(
+            lambda scope: arrivals.find(scope, query, after=number, limit=limit),
+            lambda found: len(found) == limit,
+        )
+
+    def _once_seen(self, look: Callable[[Scope], T], enough: Callable[[T], bool]) -> T:
+        """What is found; new arrivals get their places until it is enough, or none is left."""
+        with self._database.read(self._organization_id) as scope:
+            found, left = look(scope), journal.has_new_events(scope)
+        while left and not enough(found):
+            with self._database.write(self._organization_id) as scope:
+                left = journal.number_events(scope)
+                found = look(scope)
+        return found
+
+    def _loaded(self, ids: Sequence[UUID]) -> Iterator[Interaction]:
+        for start in range(0, len(ids), LOAD_BATCH):
+            batch = ids[start : start + LOAD_BATCH]
+            with self._database.read(self._organization_id) as scope:
+                loaded = stored.load(scope, batch)
+            yield from (loaded[one] for one in batch if one in loaded)
+
     def media(self, interaction_id: UUID) -> Media:
         """The media of an interaction, to be read in ranges.
 
@@ -222,6 +350,18 @@ class OrganizationInteractions:
             self.get(interaction_id)  # deleted meanwhile, most likely
             raise UnavailableError("the stored media is missing") from error
 
+    def media_sha512(self, interaction_id: UUID) -> bytes:
+        """See Media.sha512."""
+        key = sha512_key(interaction_id)
+        with contextlib.suppress(NotFoundError):
+            return b"".join(self._store.read(key))
+        digest = hashlib.sha512()
+        for chunk in self.open_media(interaction_id, 0, None):
+            digest.update(chunk)
+        with contextlib.suppress(UnavailableError):  # a full disk: computed once more next time
+            self._store.put(key, digest.digest())
+        return digest.digest()
+
     def waveform(self, interaction_id: UUID) -> bytes:
         """The peaks of a recording: JSON of BBC audiowaveform, version 2.
 
@@ -243,12 +383,24 @@ class OrganizationInteractions:
                 skipped before there was one.
             ConflictError: `processing`: it may have one later.
         """
-        interaction = self.get(interaction_id)
-        if interaction.transcript is None:
-            if interaction.status in stored.UNFINISHED:
-                raise ConflictError("processing", "The interaction is still processed; ask later.")
+        transcript = self._transcript(self.get(interaction_id))
+        if transcript is None:
             raise NotFoundError(f"{interaction_id} has no transcript")
-        return parse(b"".join(self._store.read(transcript_key(interaction_id))))
+        return transcript
+
+    def conversation(self, interaction_id: UUID) -> Conversation:
+        """All that is known of an interaction, to be taken away; without its media.
+
+        Its transcript is with it, if it has one: not if its processing failed or was skipped.
+
+        Raises:
+            NotFoundError: the organization has none of this id.
+            ConflictError: `processing`: it may have a transcript later.
+        """
+        interaction = self.get(interaction_id)
+        with self._database.read(self._organization_id) as scope:
+            organization = clients.own_organization(scope)
+        return Conversation(interaction, organization, self._transcript(interaction))
 
     def delete(self, interaction_id: UUID) -> None:
         """Removes an interaction with all that belongs to it; its file name is free again.
@@ -258,27 +410,123 @@ class OrganizationInteractions:
         """
         self._demand(Grant.DELETE)
         with self._database.write(self._organization_id) as scope:
+            journal.lock_arrivals(scope)
+            number = arrivals.number_of(scope, interaction_id)
             if not stored.delete(scope, interaction_id):
                 raise NotFoundError(str(interaction_id))
-            self._tell(scope, interaction_id, "delete", "deleted")
+            place = {} if number is None else {"arrival": number}
+            self._tell(scope, interaction_id, "delete", "deleted", **place)
         # The row is gone, so nobody reads them any more; what fails here is left to the sweeper.
-        for key_of in (media_key, waveform_key, transcript_key):
+        for key_of in (media_key, waveform_key, transcript_key, sha512_key):
             with contextlib.suppress(UnavailableError):
                 self._store.delete(key_of(interaction_id))
 
     def retry(self, interaction_id: UUID) -> None:
         """Has an interaction processed once more, from the steps that are not done.
 
+        What waits for its next attempt need not wait longer, and its attempts are counted anew.
+
         Raises:
             NotFoundError: the organization has none of this id.
             ConflictError: `processing`: it is under way; `nothing_to_retry`: it is ready and no
-                step was skipped.
+                step failed or was skipped.
         """
         self._demand(Grant.MANAGE)
         with self._database.write(self._organization_id) as scope:
-            _demand_retry(scope, interaction_id)
-            number = stored.receive_again(scope, interaction_id)
-            self._tell(scope, interaction_id, "retry", "retried", round=number)
+            obstacle = _obstacle(scope, interaction_id)
+            if obstacle is not None:
+                raise obstacle
+            self._put_back(scope, interaction_id)
+
+    def retry_found(
+        self,
+        query: Query,
+        *,
+        limit: int = MAX_LIMIT,
+        cursor: str | None = None,
+        dry_run: bool = False,
+    ) -> Retried:
+        """Has those retried that the query finds and of which a step is not well, newest first.
+
+        Doing it again does no harm: what was put back is under way then. If it is broken off,
+        what was put back until then stays so.
+
+        Args:
+            query: as for `find`; of step statuses, those that it names, else all that `TROUBLED`.
+            limit: the most to look at, 1 to `MAX_LIMIT`.
+            cursor: of the call before, to go on after it.
+            dry_run: only tell what would be done.
+
+        Raises:
+            InvalidError: a value of the query, the limit or the cursor is wrong; all of them.
+        """
+        self._demand(Grant.MANAGE)
+        after = _checked(query, limit, cursor)
+        wanted = replace(query, step_statuses=query.step_statuses or TROUBLED)
+        with self._database.read(self._organization_id) as scope:
+            found = stored.positions(scope, wanted, after=after, limit=limit + 1)
+        chosen = [position.id for position in found[:limit]]
+        retried = self.retry_these(chosen, dry_run=dry_run)
+        more = _cursor(found[limit - 1]) if len(found) > limit else None
+        return replace(retried, next_cursor=more)
+
+    def retry_these(self, ids: Sequence[UUID], *, dry_run: bool = False) -> Retried:
+        """Has those of these interactions retried that can be; see `retry_found`."""
+        self._demand(Grant.MANAGE)
+        outcomes: Counter[str] = Counter()
+        waiting = iter(dict.fromkeys(ids))
+        while batch := list(itertools.islice(waiting, RETRY_BATCH)):
+            outcomes += self._retry_batch(batch, dry_run=dry_run)
+        retried = outcomes.pop(_RETRIED, 0)
+        return Retried(retried, outcomes)
+
+    def _retry_batch(self, ids: Sequence[UUID], *, dry_run: bool) -> Counter[str]:
+        outcomes: Counter[str] = Counter()
+        begin = self._database.read if dry_run else self._database.write
+        with begin(self._organization_id) as scope:
+            for interaction_id in sorted(ids):  # in one order: two at once do not block each other
+                obstacle = _obstacle(scope, interaction_id)
+                if obstacle is None and not dry_run:
+                    self._put_back(scope, interaction_id)
+                outcomes[_outcome(obstacle)] += 1
+        return outcomes
+
+    def _put_back(self, scope: Scope, interaction_id: UUID) -> None:
+        number = stored.receive_again(scope, interaction_id)
+        self._tell(scope, interaction_id, "retry", "retried", round=number)
+
+    def correct(self, interaction_id: UUID, correction: Correction) -> Interaction:
+        """Changes what is known of an interaction; returns it as it is then.
+
+        Another locale makes what was recognized by the old one void: the interaction is processed
+        once more, from the steps that depend on it, as soon as nobody works at it.
+
+        Raises:
+            InvalidError: every value that is wrong.
+            NotFoundError: the organization has none of this id.
+        """
+        self._demand(Grant.MANAGE)
+        faults = list(_correction_faults(correction))
+        if faults:
+            raise InvalidError(*faults)
+        with self._database.write(self._organization_id) as scope:
+            if stored.status_of(scope, interaction_id) is None:
+                raise NotFoundError(str(interaction_id))
+            before = stored.load(scope, [interaction_id])[interaction_id]
+            changed = corrections.changes(before, correction)
+            if changed:
+                self._correct(scope, before, changed)
+            return stored.load(scope, [interaction_id])[interaction_id]
+
+    def _correct(self, scope: Scope, before: Interaction, changed: dict[str, Any]) -> None:
+        if _size(changed.get("extended", {})) > MAX_EXTENDED_BYTES:
+            mend = f"With this it would be larger than {MAX_EXTENDED_BYTES:,} bytes of JSON."
+            raise InvalidError(Invalid("extended", mend))
+        corrections.write(scope, before, changed)
+        self._tell(scope, before.id, "correct", "corrected", fields=sorted(changed))
+        number = corrections.outdate(scope, before) if "locale" in changed else None
+        if number is not None:
+            self._tell(scope, before.id, "retry", "retried", round=number)
 
     def events(self, *, after: int = 0, limit: int = DEFAULT_LIMIT) -> Sequence[Event]:
         """What happened to the organization's interactions, in order, deleted ones included.
@@ -298,16 +546,23 @@ class OrganizationInteractions:
             journal.number_events(scope)
             return journal.events(scope, after=after, limit=limit)
 
+    def _transcript(self, interaction: Interaction) -> Transcript | None:
+        if interaction.transcript is None:
+            if interaction.status in stored.UNFINISHED:
+                raise ConflictError("processing", "The interaction is still processed; ask later.")
+            return None
+        return parse(b"".join(self._store.read(transcript_key(interaction.id))))
+
     def _demand(self, grant: Grant) -> None:
         if grant not in self._principal.grants:
             raise ForbiddenError(f"This needs the grant {grant.value}.")
 
     def _tell(
-        self, scope: Scope, interaction_id: UUID, action: str, kind: str, **detail: int
+        self, scope: Scope, interaction_id: UUID, action: str, kind: str, **detail: Any
     ) -> None:
         journal.record(
             scope,
-            actor=f"client:{self._principal.client_id}",
+            actor=self._actor,
             action=f"interaction.{action}",
             subject=str(interaction_id),
             detail=detail,
@@ -330,16 +585,30 @@ def _load(scope: Scope, found: Sequence[Position]) -> tuple[list[Interaction], i
     return items, taken
 
 
-def _demand_retry(scope: Scope, interaction_id: UUID) -> None:
+def _obstacle(scope: Scope, interaction_id: UUID) -> CallerError | None:
+    """Why an interaction cannot be retried now; None if it can, and then nobody else begins it."""
     status = stored.status_of(scope, interaction_id)
     if status is None:
-        raise NotFoundError(str(interaction_id))
-    if status in stored.UNFINISHED:
-        raise ConflictError("processing", "The interaction is still processed; wait for its end.")
-    if status is Status.READY and not stored.has_skipped_step(scope, interaction_id):
-        raise ConflictError(
-            "nothing_to_retry", "The interaction is ready and none of its steps was skipped."
+        return NotFoundError(str(interaction_id))
+    has_step = partial(stored.has_step, scope, interaction_id)
+    waits = status is Status.RECEIVED and has_step(StepStatus.WAITING)
+    if status in stored.UNFINISHED and not waits:
+        return ConflictError("processing", "The interaction is still processed; wait for its end.")
+    if status is Status.READY and not has_step(StepStatus.FAILED, StepStatus.SKIPPED):
+        return ConflictError(
+            "nothing_to_retry",
+            "The interaction is ready and none of its steps failed or was skipped.",
         )
+    return None
+
+
+_RETRIED = "retried"
+
+
+def _outcome(obstacle: CallerError | None) -> str:
+    if obstacle is None:
+        return _RETRIED
+    return obstacle.code if isinstance(obstacle, ConflictError) else "not_found"
 
 
 def _owner(key: str) -> UUID | None:
@@ -367,9 +636,55 @@ def _checked(query: Query, limit: int, cursor: str | None) -> Position | None:
 def _faults(query: Query) -> Iterator[Invalid]:
     if query.locale is not None and query.locale not in LOCALES:
         yield Invalid("locale", f"Send one of: {', '.join(sorted(LOCALES))}.")
-    for name in ("agent_code", "client_call_id", "prefix"):
+    for name in ("agent_code", "client_call_id", "prefix", "error_code"):
         if not storable(getattr(query, name) or ""):
-            yield Invalid(name, "Send text without NUL and without half surrogate pairs.")
+            yield Invalid(name, _UNSTORABLE)
+
+
+def _arrival_faults(query: ArrivalQuery, limit: int) -> Iterator[Invalid]:
+    if not 1 <= limit <= MAX_LIMIT:
+        yield Invalid("limit", f"Send a number from 1 to {MAX_LIMIT}.")
+    if query.since and query.until and query.until < query.since:
+        yield Invalid("until", "Send an instant that is not before the beginning.")
+    if len(query.client_call_ids) > MAX_CLIENT_CALL_IDS:
+        yield Invalid("client_call_ids", f"Send at most {MAX_CLIENT_CALL_IDS} of them.")
+    if not all(storable(call) for call in query.client_call_ids):
+        yield Invalid("client_call_ids", _UNSTORABLE)
+
+
+def _correction_faults(correction: Correction) -> Iterator[Invalid]:
+    if correction.locale is not None and correction.locale not in LOCALES:
+        yield Invalid("locale", f"Send one of: {', '.join(sorted(LOCALES))}.")
+    texts: dict[str, tuple[str, int]] = {
+        "phone": (correction.phone or "", MAX_TEXT_CHARACTERS),
+        "client_call_id": (correction.client_call_id or "", MAX_INDEXED_CHARACTERS),
+        **{name: (text, MAX_TEXT_CHARACTERS) for name, text in correction.meta.items()},
+    }
+    for name, (text, longest) in texts.items():
+        if not storable(text):
+            yield Invalid(name, _UNSTORABLE)
+        if len(text) > longest:
+            yield Invalid(name, f"Send at most {longest:,} characters.")
+    if not set(correction.meta) <= set(META):
+        yield Invalid("meta", f"There are {', '.join(META)} only.")
+    if not _keepable(correction.extended):
+        yield Invalid("extended", _UNSTORABLE)
+
+
+_UNSTORABLE = "Send text without NUL and without half surrogate pairs."
+
+
+def _keepable(value: Any) -> bool:
+    """Whether a JSON value holds only text that can be kept."""
+    if isinstance(value, str):
+        return storable(value)
+    if isinstance(value, dict):
+        return all(storable(key) and _keepable(item) for key, item in value.items())
+    return not isinstance(value, list) or all(map(_keepable, value))
+
+
+def _size(extended: Mapping[str, Any]) -> int:
+    return len(json.dumps(extended, ensure_ascii=False).encode())
 
 
 _CURSOR = re.compile(r"[A-Za-z0-9_-]{32}", re.ASCII)

@@ -160,6 +160,18 @@ class Caller:
         given = {"authorization": f"Bearer {self.token}", **headers}
         return self.service.runner.run(exchange(self.service.app, method, path, headers=given))
 
+    def ask(self, method: str, path: str, body: Any = None, **headers: str) -> Answer:
+        """A call whose body is JSON, or the bytes given."""
+        chunks = [body if isinstance(body, bytes) else json.dumps(body).encode()]
+        given = {
+            "authorization": f"Bearer {self.token}",
+            "content_type": "application/json",
+            **headers,
+        }
+        return self.service.runner.run(
+            exchange(self.service.app, method, path, headers=given, chunks=chunks)
+        )
+
     def interaction(self, answer: Answer) -> Interaction:
         """What was kept of an upload that was accepted."""
         assert answer.status == 200, answer.text
@@ -215,7 +227,8 @@ async def exchange(
     sent: list[Any] = []
 
     async def receive() -> Any:
-        await asyncio.sleep(60 if idle and not incoming else 0)
+        # A caller who stays says no more until it has its answer.
+        await asyncio.sleep(0 if incoming or gone else 60)
         return incoming.pop(0) if incoming else {"type": "http.disconnect"}
 
     async def send(message: Any) -> None:

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from earmark.database import workers
+from earmark.database import journal, workers
 from earmark.database.slots import open_slots, take_free
 from earmark.errors import UnavailableError
 from earmark.jobs import Engine
 from earmark.model import now
 from earmark.pipeline.dispatcher import Dispatcher, Watchdog
-from earmark.pipeline.run import BACKOFF_SECONDS, Pipeline
+from earmark.pipeline.run import Pipeline
 from earmark.pipeline.takeover import SlotLostError, Takeover
 
 if TYPE_CHECKING:
@@ -47,11 +47,11 @@ class Pace:
 
     Attributes:
         grace_seconds: for running steps when the worker is stopped.
-        backoff_seconds: before the second and the third attempt at a step.
+        wait_factor: by which the waits between attempts at a step are multiplied.
     """
 
     grace_seconds: float = 30.0
-    backoff_seconds: Sequence[float] = BACKOFF_SECONDS
+    wait_factor: float = 1.0
     watch_seconds: float = WATCH_SECONDS
     sweep_seconds: float = SWEEP_SECONDS
 
@@ -118,9 +118,7 @@ class Worker:
         self._stopping = stopping
         self._failure: SlotLostError | None = None
         self._started_at = now()
-        self._pipeline = Pipeline(
-            database, steps, stopping=stopping, backoff_seconds=pace.backoff_seconds
-        )
+        self._pipeline = Pipeline(database, steps, stopping=stopping, wait_factor=pace.wait_factor)
         slots = open_slots(database)
         self._worker_id, slot = take_free(slots, socket.gethostname())
         self._engine = Engine(
@@ -143,7 +141,7 @@ class Worker:
         _log.info("worker.started", worker=self._worker_id)
         threads = [
             threading.Thread(target=loop, name=f"earmark-{loop.__name__.strip('_')}", daemon=True)
-            for loop in (self._dispatch, self._beat, self._watch, self._tidy)
+            for loop in (self._dispatch, self._beat, self._watch, self._number, self._tidy)
         ]
         for thread in threads:
             thread.start()
@@ -166,6 +164,9 @@ class Worker:
     def _watch(self) -> None:
         self._repeat(self._take_care, every_seconds=self._pace.watch_seconds)
 
+    def _number(self) -> None:
+        self._repeat(self._number_events, every_seconds=self._pace.watch_seconds)
+
     def _tidy(self) -> None:
         self._repeat(self._tidy_up, every_seconds=self._pace.sweep_seconds)
 
@@ -184,6 +185,16 @@ class Worker:
         if taken:
             _log.warning("worker.took_over", jobs=taken)
         self._watchdog.look()
+
+    def _number_events(self) -> None:
+        """Readers would do it, but who reads for the first time in a year should not wait."""
+        with self._database.read(None) as scope:
+            organizations = journal.organizations_with_new_events(scope)
+        for organization_id in organizations:
+            left = True
+            while left and not self._stopping.is_set():
+                with self._database.write(organization_id) as scope:
+                    left = journal.number_events(scope)
 
     def _tidy_up(self) -> None:
         self._sweep()

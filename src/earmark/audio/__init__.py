@@ -7,7 +7,6 @@ sandbox: this process imports neither PyAV nor numpy, only `_decode` in the chil
 from __future__ import annotations
 
 import json
-import signal
 from array import array
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -46,11 +45,6 @@ _DURATION_SLACK_SHARE = 0.02
 
 _SILENT_PEAK = 0.001
 """Full scale is 1; -60 dB, below the noise of any line that a person spoke on."""
-
-_DAMAGE_SIGNALS = frozenset(
-    {signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGABRT, signal.SIGTRAP}
-)
-"""How a decoder ends that a file broke. Any other signal came from outside."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +162,7 @@ def _in_sandbox(
     except sandbox.MemoryExceededError as error:
         raise fault("decoder_out_of_memory") from error
     except sandbox.CrashedError as error:
-        if error.signal in _DAMAGE_SIGNALS:
+        if error.by_file:
             raise fault("decoder_crashed") from error
         raise
 
@@ -193,7 +187,7 @@ def _listening(kind: Kind, answer: sandbox.Answer) -> Listening:
 
 
 def _warnings(facts: AudioFacts, told: dict[str, Any]) -> list[Warn]:
-    found = [_duration_differs(facts.duration_seconds, facts.header_duration_seconds)]
+    found = [_duration_warning(facts, guessed=told["header_guessed"])]
     if told["failed_packets"]:
         share = f"{told['failed_packets']} of {told['packets']} parts"
         found.append(
@@ -204,14 +198,19 @@ def _warnings(facts: AudioFacts, told: dict[str, Any]) -> list[Warn]:
     return [warn for warn in found if warn]
 
 
-def _duration_differs(decoded: float, header: float | None) -> Warn | None:
+def _duration_warning(facts: AudioFacts, *, guessed: bool) -> Warn | None:
+    decoded, header = facts.duration_seconds, facts.header_duration_seconds
     if header is None:
         return None
     slack = max(_DURATION_SLACK_SECONDS, _DURATION_SLACK_SHARE * max(decoded, header))
     if abs(decoded - header) <= slack:
         return None
-    cause = "It may have been cut off." if decoded < header else "Its header is wrong."
+    if decoded < header and not guessed:
+        return Warn(
+            "truncated",
+            f"The recording breaks off after {decoded:.1f} s; its header says {header:.1f} s.",
+        )
     return Warn(
         "duration_differs",
-        f"The recording lasts {decoded:.1f} s though its header says {header:.1f} s. {cause}",
+        f"The recording lasts {decoded:.1f} s though its header says {header:.1f} s.",
     )
