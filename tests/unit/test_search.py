@@ -23,7 +23,7 @@ from earmark.database import Database, migrate, search, search_index, tables
 from earmark.errors import InvalidError, NotFoundError, UnavailableError
 from earmark.interactions import Interactions, OrganizationInteractions, transcript_key
 from earmark.model import Direction, Grant, Principal, Query, Status, StepStatus, new_id
-from earmark.model.search import PREFIX_MARK
+from earmark.model.search import MAX_QUERY_WORDS, PREFIX_MARK, words
 from earmark.model.transcript import Segment, Speaker, Transcript
 from earmark.pipeline.indexing import Indexer
 from earmark.render.json import Json
@@ -239,7 +239,11 @@ TEXTS = st.lists(st.sampled_from(PLAIN), min_size=1, max_size=6).map(" ".join)
 CORPUS = st.lists(st.lists(TEXTS, min_size=1, max_size=3), min_size=1, max_size=8)
 BARE = st.sampled_from((*PLAIN, "c*", "ca*", "call*", "canc*", "ELLA", "e-m*", "an*"))
 QUOTED = st.builds('"{}"'.format, TEXTS)
-QUERIES = st.lists(BARE | QUOTED, min_size=1, max_size=3).map(" ".join)
+QUERIES = (
+    st.lists(BARE | QUOTED, min_size=1, max_size=3)
+    .map(" ".join)
+    .filter(lambda q: len(words(q)) <= MAX_QUERY_WORDS)
+)
 
 
 @pytest.fixture(scope="module")
