@@ -106,8 +106,18 @@ class Settings(BaseSettings):
     )
     rate_limit: str = Field(
         default="50/s",
-        description="Most requests of one API client, like `50/s` or `3000/min`; the web "
-        "processes of one `serve` share it evenly.",
+        description="Most requests of one API client, like `50/s` or `3000/min`, whichever "
+        "processes and machines they reach.",
+    )
+    token_rate_limit: str = Field(
+        default="20/s",
+        description="Most token requests from one address (of IPv6, from one /64).",
+    )
+    key_rotation_days: int = Field(
+        default=90,
+        ge=0,
+        description="Days after which the key that signs tokens gets a successor. 0 means only "
+        "by `earmark keys rotate`.",
     )
     trusted_proxies: Networks = Field(
         default=(),

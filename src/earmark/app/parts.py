@@ -35,17 +35,15 @@ READINESS_SECONDS = 2.0
 class Parts:
     """Every part of the service, each made when it is first asked for."""
 
-    def __init__(self, settings: Settings, *, issuer: str = "", processes: int = 1) -> None:
+    def __init__(self, settings: Settings, *, issuer: str = "") -> None:
         """Opens nothing yet.
 
         Args:
             settings: what the operator decided.
             issuer: the public base URL where the settings name none.
-            processes: web processes that share each client's rate.
         """
         self.settings = settings
         self._issuer = settings.public_url or issuer
-        self._processes = processes
 
     @cached_property
     def database(self) -> Database:
@@ -66,7 +64,8 @@ class Parts:
             self.database,
             secret_key=secret_key(self.settings),
             issuer=self._issuer,
-            rate_limit=_rate(self.settings.rate_limit).share(self._processes),
+            rate_limit=_rate("RATE_LIMIT", self.settings.rate_limit),
+            token_rate_limit=_rate("TOKEN_RATE_LIMIT", self.settings.token_rate_limit),
         )
 
     @cached_property
@@ -146,11 +145,11 @@ def speech_options(settings: Settings) -> speech.Options:
     )
 
 
-def _rate(text: str) -> Rate:
+def _rate(name: str, text: str) -> Rate:
     try:
         return parse_rate(text)
     except ValueError as error:
-        raise SettingsError(f"EARMARK_RATE_LIMIT: {error}") from None
+        raise SettingsError(f"EARMARK_{name}: {error}") from None
 
 
 @dataclass(slots=True)

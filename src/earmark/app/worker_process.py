@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from earmark.config import Settings
     from earmark.speech import Transcriber
 
+DAY_SECONDS = 86_400
+
 
 def upgrade(parts: Parts) -> None:
     """Brings the tables of the service and of its engine to this version.
@@ -46,9 +48,14 @@ def work(settings: Settings) -> None:
             pipeline.Tools(store=parts.store, limits=limits, transcriber=_transcriber(settings))
         ),
         concurrency=settings.worker_concurrency,
-        sweep=lambda: parts.interactions.sweep(grace_seconds=settings.orphan_grace_seconds),
+        sweep=lambda: _tidy(parts),
         pace=Pace(grace_seconds=settings.shutdown_grace_seconds),
     )
+
+
+def _tidy(parts: Parts) -> None:
+    parts.interactions.sweep(grace_seconds=parts.settings.orphan_grace_seconds)
+    parts.access.tidy(key_age_seconds=parts.settings.key_rotation_days * DAY_SECONDS)
 
 
 def _transcriber(settings: Settings) -> Callable[[], Transcriber] | None:
