@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import base64
+import hmac
 import json
 from typing import TYPE_CHECKING, Any
 
 from joserfc import jwt
-from joserfc.jwk import ECKey, OctKey
+from joserfc.jwk import ECKey
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -62,7 +63,12 @@ def part(token: str, index: int) -> dict[str, Any]:
 def segment(value: Any) -> str:
     """A part of a token: a value as JSON, or text as it stands."""
     text = value if isinstance(value, str) else json.dumps(value)
-    return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
+    return encoded(text.encode())
+
+
+def encoded(data: bytes) -> str:
+    """Bytes as tokens have them. Source: RFC 7515 section 2."""
+    return base64.urlsafe_b64encode(data).decode().rstrip("=")
 
 
 def hostile(access: Access, token: str, other: Access) -> Iterator[tuple[str, str]]:
@@ -76,8 +82,6 @@ def hostile(access: Access, token: str, other: Access) -> Iterator[tuple[str, st
     kid, key = key_of(access)
     head, payload, signature = token.split(".")
     issued = part(token, 1)
-    pem = key.as_pem(private=False)
-    shared = OctKey.import_key(pem)
     yield "signed by nobody", forge(access, token, key=ECKey.generate_key("P-256"))
     yield "of another service", forge(other, token)
     yield "expired", forge(access, token, {"exp": issued["iat"]})
@@ -89,7 +93,15 @@ def hostile(access: Access, token: str, other: Access) -> Iterator[tuple[str, st
     yield "no type", forge(access, token, header={"typ": None})
     yield "unknown key", forge(access, token, header={"kid": "unknown"})
     yield "no key id", forge(access, token, header={"kid": None})
-    yield "public key as secret", forge(access, token, header={"alg": "HS256"}, key=shared)
+    signed = f"{segment({'alg': 'HS256', 'typ': 'at+jwt', 'kid': kid})}.{payload}"
+    for name, shared in {
+        "PEM": key.as_pem(private=False),
+        "PEM without its end": key.as_pem(private=False).rstrip(),
+        "JWK": json.dumps(key.as_dict(private=False)).encode(),
+        "nothing": b"",
+    }.items():
+        mac = hmac.digest(shared, signed.encode(), "sha256")
+        yield f"public key as secret: {name}", f"{signed}.{encoded(mac)}"
     for none in ("none", "None", "NONE", ""):
         unsigned = segment({"alg": none, "typ": "at+jwt", "kid": kid})
         yield f"alg {none!r}", f"{unsigned}.{payload}."

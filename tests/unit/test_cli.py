@@ -58,8 +58,15 @@ def test_the_commands_are_those_that_are_promised():
         "database upgrade",
         "client",
         "client create",
+        "client disable",
+        "client enable",
         "client list",
+        "client rotate",
         "doctor",
+        "keys",
+        "keys list",
+        "keys revoke",
+        "keys rotate",
         "models",
         "models install",
         "models list",
@@ -138,7 +145,74 @@ def test_json_is_for_programs(earmark):
         "name": "client",
         "grants": ["read"],
         "disabled": False,
+        "rotating": False,
+        "external_id": None,
     }
+
+
+def made_client(earmark, *options: str) -> dict[str, str]:
+    words = ("client", "create", "--org", "First", "--create-org", "--json", *options)
+    return json.loads(earmark(*words).out)
+
+
+def test_a_secret_is_rotated_and_the_old_one_ended(earmark):
+    made = made_client(earmark)
+    rotated = json.loads(earmark("client", "rotate", made["client_id"], "--json").out)
+    assert rotated["client_id"] == made["client_id"]
+    assert rotated["client_secret"] != made["client_secret"]
+    assert "old secret counts too" in earmark("client", "list").out
+    again = earmark("client", "rotate", made["client_id"])
+    assert (again.status, again.out) == (1, "")
+    assert "client: A rotation is under way" in again.err
+    ended = earmark("client", "rotate", made["client_id"], "--finish")
+    assert ended == (0, "The old secret has ended.\n", "")
+    kept = earmark("client", "rotate", made["client_id"], "--keep", "3600")
+    assert "not shown again" in kept.err
+    assert re.search(r"old secret until 20\d\d-.* UTC", earmark("client", "list").out)
+    both = earmark("client", "rotate", made["client_id"], "--finish", "--keep", "1")
+    assert both.status == 1
+
+
+def test_a_client_is_disabled_and_enabled(earmark):
+    made = made_client(earmark)
+    assert earmark("client", "disable", made["client_id"]).status == 0
+    assert "disabled" in earmark("client", "list").out
+    assert earmark("client", "enable", made["client_id"]).status == 0
+    assert "disabled" not in earmark("client", "list").out
+    ended = earmark("client", "disable", "nobody")
+    assert (ended.status, ended.err) == (1, 'earmark: client: There is no client "nobody".\n')
+
+
+def test_an_external_id_names_one_client(earmark):
+    made_client(earmark, "--external-id", "recorder@idp")
+    (listed,) = json.loads(earmark("client", "list", "--json").out)
+    assert listed["external_id"] == "recorder@idp"
+    words = ("client", "create", "--org", "First", "--external-id")
+    for taken, sentence in {"recorder@idp": "has it already", " ": "Use 1 to 200"}.items():
+        ended = earmark(*words, taken)
+        assert ended.status == 1
+        assert "--external-id: " in ended.err
+        assert sentence in ended.err
+
+
+def test_signing_keys_are_rotated_listed_and_revoked(earmark):
+    made_client(earmark)
+    first, state = earmark("keys", "list").out.split()[:2]
+    assert state == "active"
+    ended = earmark("keys", "rotate")
+    second = ended.out.split()[0]
+    assert re.fullmatch(rf"{second} signs from 20\d\d-.* UTC\.\n", ended.out)
+    assert "verifies until" in earmark("keys", "list").out
+    rows = json.loads(earmark("keys", "list", "--json").out)
+    assert [(row["key_id"], row["state"]) for row in rows] == [
+        (second, "next"),
+        (first, "active"),
+    ]
+    assert rows[0]["verifies_until"] is None
+    assert "waits already" in earmark("keys", "rotate", "--publish", "2").err
+    assert earmark("keys", "revoke", first).status == 0
+    (left,) = json.loads(earmark("keys", "list", "--json").out)
+    assert left["key_id"] not in {first, second}
 
 
 def test_there_is_no_client_at_first(earmark):

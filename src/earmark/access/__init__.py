@@ -161,11 +161,13 @@ class Access:
             SettingsError: the secret key is not the one that this database was used with. A
                 client made with it could never sign in.
         """
-        _check_names(organization, name, grants)
+        _check_names(organization, name, grants, external_id)
         self.check()
         secret = self._secrets.new()
         with self._database.write(None) as scope:
             organization_id = _organization(scope, organization, create=create_organization)
+            if external_id is not None and queries.find_external(scope, external_id) is not None:
+                raise InvalidError(Invalid("external_id", "Another client has it already."))
             client = Client(
                 id=new_client_id(),
                 organization_id=organization_id,
@@ -514,12 +516,23 @@ def _audit(
     )
 
 
-def _check_names(organization: str, name: str, grants: Collection[Grant]) -> None:
+_READABLE = f"Use 1 to {MAX_NAME_CHARACTERS} printable characters."
+
+
+def _readable(text: str) -> bool:
+    return bool(text.strip()) and text.isprintable() and len(text) <= MAX_NAME_CHARACTERS
+
+
+def _check_names(
+    organization: str, name: str, grants: Collection[Grant], external_id: str | None
+) -> None:
     faults = [
-        Invalid(field, f"Use 1 to {MAX_NAME_CHARACTERS} printable characters.")
+        Invalid(field, _READABLE)
         for field, value in (("organization", organization), ("name", name))
-        if not (value.strip() and value.isprintable() and len(value) <= MAX_NAME_CHARACTERS)
+        if not _readable(value)
     ]
+    if external_id is not None and not _readable(external_id):
+        faults.append(Invalid("external_id", _READABLE))
     if not grants:
         faults.append(Invalid("grants", f"Give one or more of {', '.join(Grant)}."))
     if faults:
