@@ -10,7 +10,6 @@ from uuid import uuid4
 
 import httpx
 import pytest
-from fastapi.routing import APIRoute
 
 from earmark.access import Access
 from earmark.database import Database
@@ -20,6 +19,8 @@ from forging import hostile
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from fastapi.routing import APIRoute
 
     from contract.serving import Caller, Service
 

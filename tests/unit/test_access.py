@@ -29,8 +29,8 @@ from earmark.errors import (
     SettingsError,
     UnauthenticatedError,
 )
-from forging import START, Hand, forge, key_of, part, segment
 from earmark.model import DEFAULT_GRANTS, Grant, Principal, now
+from forging import START, Hand, forge, key_of, part, segment
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

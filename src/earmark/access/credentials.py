@@ -49,7 +49,7 @@ class Secrets:
         return hmac.digest(self._pepper, secret.encode("utf-8", "surrogatepass"), "sha256")
 
     def matches(self, secret: str, *expected: bytes) -> bool:
-        """Whether it is the secret of one of those hashes, in time that the answer does not show."""
+        """Whether it is the secret of one of those hashes, in time that does not tell which."""
         sent = self.hash(secret)
         # A list, not a generator: every hash is compared, whichever is the one.
         return any([hmac.compare_digest(sent, one) for one in expected])  # noqa: C419

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from earmark.database.rates import Rates
 
 MAX_CLIENTS = 100_000
-"""Clients of which leases are remembered, about 300 bytes each; the longest quiet one goes first."""
+"""Clients of which leases are remembered, about 300 bytes each; the longest quiet goes first."""
 
 TOLERANCE = 1e-3
 """In requests: rounding must not refuse a client that waited as long as it was told."""

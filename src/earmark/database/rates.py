@@ -30,8 +30,9 @@ class Level:
 
 
 class Rates:
-    """The buckets. What is changed here is seen by every process at once, and may be lost in a
-    power failure: then everybody has their whole rate again.
+    """The buckets. What is changed here is seen by every process at once.
+
+    A power failure may take it: then everybody has their whole rate again.
     """
 
     def __init__(self, database: Database, *, clock: Callable[[], float] | None = None) -> None:

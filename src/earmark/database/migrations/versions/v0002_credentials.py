@@ -106,8 +106,11 @@ def rebuild_audit() -> None:
         sa.PrimaryKeyConstraint("sequence", name=op.f("pk_audit")),
         sqlite_autoincrement=True,
     )
-    kept = "sequence, organization_id, at, actor, action, subject, detail"
-    op.execute(f"INSERT INTO audit_new ({kept}) SELECT {kept} FROM audit ORDER BY sequence")
+    op.execute(
+        "INSERT INTO audit_new (sequence, organization_id, at, actor, action, subject, detail) "
+        "SELECT sequence, organization_id, at, actor, action, subject, detail FROM audit "
+        "ORDER BY sequence"
+    )
     op.drop_table("audit")
     op.rename_table("audit_new", "audit")
     op.create_index(op.f("ix_audit_organization_id"), "audit", ["organization_id"], unique=False)
