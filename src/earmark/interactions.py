@@ -102,7 +102,8 @@ class Media:
 
         Raises:
             NotFoundError: the interaction was deleted meanwhile.
-            UnavailableError: the storage cannot serve them, now or when a next chunk is asked.
+            UnavailableError: the storage cannot serve them, now or when a next chunk is asked; or
+                the reading cannot be written down.
         """
         return self._bound.open_media(self.interaction_id, start, stop)
 
@@ -122,6 +123,7 @@ class Interactions:
         """Keeps its collaborators; opens nothing."""
         self.database = database
         self.store = store
+        self.reads = journal.Reads(database)
 
     def for_(self, principal: Principal) -> OrganizationInteractions:
         """The interactions of the principal's organization."""
@@ -163,6 +165,7 @@ class OrganizationInteractions:
     def __init__(self, interactions: Interactions, principal: Principal) -> None:
         self._database = interactions.database
         self._store = interactions.store
+        self._reads = interactions.reads
         self._principal = principal
         self._organization_id = principal.organization_id
 
@@ -216,6 +219,7 @@ class OrganizationInteractions:
 
     def open_media(self, interaction_id: UUID, start: int, stop: int | None) -> Iterator[bytes]:
         """See Media.read."""
+        self._tell_read(interaction_id, "interaction.read_media")
         try:
             return self._store.read(media_key(interaction_id), start, stop)
         except NotFoundError as error:
@@ -248,6 +252,7 @@ class OrganizationInteractions:
             if interaction.status in stored.UNFINISHED:
                 raise ConflictError("processing", "The interaction is still processed; ask later.")
             raise NotFoundError(f"{interaction_id} has no transcript")
+        self._tell_read(interaction_id, "interaction.read_transcript")
         return parse(b"".join(self._store.read(transcript_key(interaction_id))))
 
     def delete(self, interaction_id: UUID) -> None:
@@ -297,6 +302,15 @@ class OrganizationInteractions:
         with self._database.write(self._organization_id) as scope:
             journal.number_events(scope)
             return journal.events(scope, after=after, limit=limit)
+
+    def _tell_read(self, interaction_id: UUID, action: str) -> None:
+        """Writes down that this is read, before it is."""
+        self._reads.record(
+            self._organization_id,
+            actor=f"client:{self._principal.client_id}",
+            action=action,
+            subject=str(interaction_id),
+        )
 
     def _demand(self, grant: Grant) -> None:
         if grant not in self._principal.grants:

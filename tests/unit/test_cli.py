@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import getpass
 import json
 import os
 import re
 import resource
 import subprocess
 import sys
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -15,10 +17,12 @@ import pytest
 import typer
 
 from commands import runner
-from earmark import cli
+from earmark import audit, cli
 from earmark.app import serve as serving
 from earmark.app import worker_process
 from earmark.app.listen import Listen
+from earmark.app.parts import Parts
+from earmark.config import Settings
 from earmark.errors import UnavailableError
 
 if TYPE_CHECKING:
@@ -54,6 +58,10 @@ def test_the_commands_are_those_that_are_promised():
         "",
         "serve",
         "worker",
+        "audit",
+        "audit head",
+        "audit list",
+        "audit verify",
         "database",
         "database upgrade",
         "client",
@@ -213,6 +221,75 @@ def test_signing_keys_are_rotated_listed_and_revoked(earmark):
     assert earmark("keys", "revoke", first).status == 0
     (left,) = json.loads(earmark("keys", "list", "--json").out)
     assert left["key_id"] not in {first, second}
+
+
+def test_the_audit_trail_is_listed_sealed_and_verified(earmark, tmp_path):
+    made = made_client(earmark)
+    earmark("keys", "rotate")
+    lines = earmark("audit", "list").out.splitlines()
+    assert [line.split("  ")[3] for line in lines] == [
+        "organization.create",
+        "client.create",
+        "key.rotate",
+    ]
+    assert lines[1].split("  ")[1:5] == ["First", "operator", "client.create", made["client_id"]]
+    assert "command of " in lines[1]
+    first = earmark("audit", "list", "--org", "First", "--json").out.splitlines()
+    rows = [json.loads(line) for line in first]
+    assert [row["action"] for row in rows] == ["organization.create", "client.create"]
+    assert rows[1]["detail"] == {"grants": ["ingest", "manage", "read"]}
+    since = ("--since", rows[1]["at"])
+    assert len(earmark("audit", "list", *since).out.splitlines()) == 2
+    assert len(earmark("audit", "list", "--until", rows[1]["at"]).out.splitlines()) == 1
+    assert len(earmark("audit", "list", "--subject", made["client_id"]).out.splitlines()) == 1
+    nothing = earmark("audit", "head")
+    assert (nothing.status, nothing.out) == (1, "")
+    assert "a worker seals" in nothing.err
+    waiting = earmark("audit", "verify")
+    assert waiting.status == 0
+    assert waiting.out.startswith("note  3 rows are not sealed yet, the oldest of 20")
+    with closing(Parts(Settings(data=tmp_path / "data"))) as parts:
+        parts.audit.seal()
+    head = earmark("audit", "head").out.strip()
+    assert earmark("audit", "verify", "--head", head) == (
+        0,
+        "ok    3 rows are as they were sealed.\n",
+        "",
+    )
+    other = f"2:{'0' * 64}"
+    assert earmark("audit", "verify", "--head", other) == (
+        1,
+        "fail  Seal 2 is not the one that the kept head tells of.\n",
+        "",
+    )
+
+
+def test_rows_that_nobody_seals_are_a_finding(earmark, monkeypatch):
+    made_client(earmark)
+    monkeypatch.setattr(audit, "LATE_SECONDS", 0)
+    ended = earmark("audit", "verify")
+    assert ended.status == 1
+    assert ended.out.startswith("fail  2 rows are not sealed yet")
+    assert "start a worker" in ended.out
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("list", "--since", "yesterday"), "--since: Write a time like"),
+        (("list", "--org", "Nobody"), "--org: There is no organization"),
+        (("verify", "--head", "x"), "--head: Give what `earmark audit head` printed"),
+    ],
+)
+def test_a_wrong_question_about_the_trail_is_told(earmark, words, sentence):
+    ended = earmark("audit", *words)
+    assert (ended.status, ended.out) == (1, "")
+    assert sentence in ended.err
+
+
+def test_a_user_without_a_name_is_told_by_number(monkeypatch):
+    monkeypatch.setattr(getpass, "getuser", lambda: {}["nobody"])
+    assert cli._user() == f"uid {os.getuid()}"
 
 
 def test_there_is_no_client_at_first(earmark):

@@ -277,7 +277,9 @@ class Access:
         """Every signing key with its state, that which signs last first."""
         return self._keys.listed()
 
-    def rotate_key(self, *, publish_seconds: float = PUBLISH_SECONDS) -> KeyFacts:
+    def rotate_key(
+        self, *, publish_seconds: float = PUBLISH_SECONDS, actor: str = "operator"
+    ) -> KeyFacts:
         """Makes the next signing key, which is published at once and signs after as long.
 
         Raises:
@@ -286,7 +288,7 @@ class Access:
         self.check()
         with self._database.write(None) as scope:
             made = self._keys.rotate(scope, publish_seconds=publish_seconds)
-            self._audit_service(scope, "key.rotate", made.id)
+            journal.record(scope, actor=actor, action="key.rotate", subject=made.id)
         self._revision.forget()
         return made
 
@@ -298,7 +300,7 @@ class Access:
         """
         with self._database.write(None) as scope:
             self._keys.revoke(scope, kid)
-            self._audit_service(scope, "key.revoke", kid)
+            journal.record(scope, actor="operator", action="key.revoke", subject=kid)
         self._revision.forget()
 
     def tidy(self, *, key_age_seconds: float) -> None:
@@ -312,7 +314,7 @@ class Access:
         due = key_age_seconds > 0 and self._keys.is_due(max_age_seconds=key_age_seconds)
         if due and KeyState.NEXT not in states:
             try:
-                self.rotate_key()
+                self.rotate_key(actor="worker")
             except InvalidError:
                 return  # another worker was first
 
@@ -472,9 +474,6 @@ class Access:
         queries.change_client(scope, client.id, **values)
         _audit(scope, client.organization_id, action, client.id, detail)
         self._revision.forget()
-
-    def _audit_service(self, scope: Scope, action: str, subject: str) -> None:
-        journal.record(scope, actor="operator", action=action, subject=subject)
 
     def _now(self) -> datetime:
         return datetime.fromtimestamp(self._clock(), UTC)

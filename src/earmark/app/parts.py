@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 
 from earmark import speech
 from earmark.access import Access, Rate, parse_rate
+from earmark.access.credentials import derive
 from earmark.app.secret import secret_key
+from earmark.audit import Audit
 from earmark.database import Database, migrate, workers
 from earmark.directory import Directory
 from earmark.errors import EarmarkError, SettingsError, UnavailableError
@@ -67,6 +69,12 @@ class Parts:
             rate_limit=_rate("RATE_LIMIT", self.settings.rate_limit),
             token_rate_limit=_rate("TOKEN_RATE_LIMIT", self.settings.token_rate_limit),
         )
+
+    @cached_property
+    def audit(self) -> Audit:
+        """Who did what."""
+        key = derive(secret_key(self.settings), "audit chain v1")
+        return Audit(self.database, key=key, folder=self.settings.data)
 
     @cached_property
     def intake(self) -> Intake:

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 WATCH_SECONDS = 2.0
 """Between looks for dead workers and lost jobs."""
 
+SEAL_SECONDS = 1.0
+"""Between looks for audit rows without a seal: five seconds are promised."""
+
 SWEEP_SECONDS = 300.0
 """Between sweeps of the storage and of jobs that ended."""
 
@@ -62,6 +65,7 @@ def run_worker(
     *,
     concurrency: int = 0,
     sweep: Callable[[], object] = lambda: None,
+    seal: Callable[[], object] = lambda: None,
     pace: Pace | None = None,
     stopping: threading.Event | None = None,
 ) -> None:
@@ -76,6 +80,7 @@ def run_worker(
         steps: in order.
         concurrency: interactions at once; 0 means one per processor.
         sweep: removes what nothing claims any more; called now and then.
+        seal: seals audit rows; called each second.
         pace: when not the usual one.
         stopping: set to stop; signals set it too where this is the main thread.
 
@@ -90,6 +95,7 @@ def run_worker(
         steps,
         concurrency=concurrency or os.cpu_count() or 1,
         sweep=sweep,
+        seal=seal,
         pace=pace or Pace(),
         stopping=stopping,
     )
@@ -109,11 +115,13 @@ class Worker:
         *,
         concurrency: int,
         sweep: Callable[[], object],
+        seal: Callable[[], object],
         pace: Pace,
         stopping: threading.Event,
     ) -> None:
         self._database = database
         self._sweep = sweep
+        self._seal_rows = seal
         self._pace = pace
         self._stopping = stopping
         self._failure: SlotLostError | None = None
@@ -143,7 +151,7 @@ class Worker:
         _log.info("worker.started", worker=self._worker_id)
         threads = [
             threading.Thread(target=loop, name=f"earmark-{loop.__name__.strip('_')}", daemon=True)
-            for loop in (self._dispatch, self._beat, self._watch, self._tidy)
+            for loop in (self._dispatch, self._beat, self._watch, self._tidy, self._seal)
         ]
         for thread in threads:
             thread.start()
@@ -168,6 +176,12 @@ class Worker:
 
     def _tidy(self) -> None:
         self._repeat(self._tidy_up, every_seconds=self._pace.sweep_seconds)
+
+    def _seal(self) -> None:
+        self._repeat(self._seal_up, every_seconds=SEAL_SECONDS)
+
+    def _seal_up(self) -> None:
+        self._seal_rows()
 
     def _say_alive(self) -> None:
         with self._database.write(None) as scope:

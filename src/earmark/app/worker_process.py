@@ -49,6 +49,7 @@ def work(settings: Settings) -> None:
         ),
         concurrency=settings.worker_concurrency,
         sweep=lambda: _tidy(parts),
+        seal=parts.audit.seal,
         pace=Pace(grace_seconds=settings.shutdown_grace_seconds),
     )
 

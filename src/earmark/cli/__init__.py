@@ -16,10 +16,13 @@ import typer
 from earmark.errors import EarmarkError, Invalid, InvalidError, UnavailableError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
+    from datetime import datetime
+    from uuid import UUID
 
     from earmark.access import KeyFacts, NewClient
     from earmark.app.parts import Parts
+    from earmark.audit import AuditRow
     from earmark.config import Settings
     from earmark.model import Client, Grant
 
@@ -50,11 +53,15 @@ organization_app = typer.Typer(
 models_app = typer.Typer(
     help="Install models of speech recognition.", no_args_is_help=True, rich_markup_mode=None
 )
+audit_app = typer.Typer(
+    help="Read and verify who did what.", no_args_is_help=True, rich_markup_mode=None
+)
 app.add_typer(database_app, name="database")
 app.add_typer(organization_app, name="organization")
 app.add_typer(models_app, name="models")
 app.add_typer(client_app, name="client")
 app.add_typer(keys_app, name="keys")
+app.add_typer(audit_app, name="audit")
 
 _OPTIONS = {
     "organization": "--org",
@@ -63,6 +70,7 @@ _OPTIONS = {
     "external_id": "--external-id",
     "client_id": "client",
     "publish_seconds": "--publish",
+    "head": "--head",
 }
 """What `Access.create_client` calls its values → what they are called here."""
 
@@ -109,9 +117,21 @@ def _outage(error: UnavailableError) -> str:
 def _settings(data: Path | None) -> Settings:
     from earmark import config, telemetry
 
+    telemetry.origin.set(telemetry.Origin(address=f"command of {_user()}"))
     settings = config.load(data=data)
     telemetry.configure(log_format=settings.log_format, level=settings.log_level)
     return settings
+
+
+def _user() -> str:
+    """Who runs this command, for the audit trail."""
+    import getpass
+    import os
+
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user has no name
+        return f"uid {os.getuid()}"
 
 
 @contextmanager
@@ -330,6 +350,106 @@ def keys_revoke(
     with _parts(data) as parts:
         parts.access.revoke_key(key_id)
     typer.echo(f"{key_id} verifies nothing any more.")
+
+
+@audit_app.command("list")
+def audit_list(
+    org: Annotated[
+        str, typer.Option(help="Name of the organization; without it all.", show_default=False)
+    ] = "",
+    since: Annotated[
+        str, typer.Option(help="Not earlier; ISO 8601, UTC if it names no offset.")
+    ] = "",
+    until: Annotated[str, typer.Option(help="Earlier than this.")] = "",
+    subject: Annotated[
+        str, typer.Option(help="Id of what it was done to, such as an interaction's.")
+    ] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")] = False,
+    data: Data = None,
+) -> None:
+    """List who did what to which thing, when, and from where; the oldest first."""
+    within = {"since": _instant("--since", since), "until": _instant("--until", until)}
+    with _parts(data) as parts:
+        names = parts.audit.organization_names()
+        found = [id_ for id_, name in names.items() if name == org]
+        if org and not found:
+            raise InvalidError(Invalid("organization", f'There is no organization "{org}".'))
+        rows = parts.audit.rows(found[0] if org else None, subject=subject or None, **within)
+        for row in rows:
+            typer.echo(_audit_line(row, names, as_json=as_json))
+
+
+@audit_app.command("verify")
+def audit_verify(
+    head: Annotated[
+        str,
+        typer.Option(help="What `earmark audit head` printed once; the chain must go on from it."),
+    ] = "",
+    data: Data = None,
+) -> None:
+    """Check that no audit row was changed or removed; exit status 1 if one was."""
+    from earmark.audit import Anchor
+
+    anchor = Anchor.parse(head) if head else None
+    with _parts(data) as parts:
+        report = parts.audit.verify(anchor)
+    for fault in report.faults:
+        typer.echo(f"fail  {fault}")
+    waiting = report.unsealed
+    if waiting.rows:
+        kind = "fail" if report.late else "note"
+        mend = "; start a worker, which seals them" if report.late else ""
+        oldest = f"the oldest of {waiting.oldest_at:%Y-%m-%d %H:%M:%S} UTC"
+        typer.echo(f"{kind}  {waiting.rows} rows are not sealed yet, {oldest}{mend}.")
+    if report.faults or report.late:
+        raise typer.Exit(1)
+    typer.echo(f"ok    {report.head.number if report.head else 0} rows are as they were sealed.")
+
+
+@audit_app.command("head")
+def audit_head(data: Data = None) -> None:
+    """Print the end of the chain, to be kept elsewhere for `earmark audit verify --head`."""
+    with _parts(data) as parts:
+        head = parts.audit.head()
+    if head is None:
+        typer.echo("Nothing is sealed yet; a worker seals within seconds.", err=True)
+        raise typer.Exit(1)
+    typer.echo(head)
+
+
+def _instant(option: str, text: str) -> datetime | None:
+    from datetime import UTC, datetime
+
+    if not text:
+        return None
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise InvalidError(Invalid(option, "Write a time like 2026-03-18T21:52:26.")) from None
+    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment
+
+
+def _audit_line(row: AuditRow, names: Mapping[UUID, str], *, as_json: bool) -> str:
+    from earmark.telemetry import visible
+
+    organization = names.get(row.organization_id, "") if row.organization_id else ""
+    facts = {
+        "sequence": row.sequence,
+        "at": row.at.isoformat(timespec="microseconds"),
+        "organization": organization,
+        "actor": row.actor,
+        "action": row.action,
+        "subject": row.subject,
+        "request_id": row.request_id,
+        "address": row.address,
+        "detail": dict(row.detail),
+    }
+    if as_json:
+        return json.dumps(facts)
+    told = [facts["at"], organization, row.actor, row.action, row.subject]
+    told += [value for value in (row.address, row.request_id) if value]
+    told += [json.dumps(facts["detail"])] if row.detail else []
+    return visible("  ".join(str(value) for value in told))
 
 
 @organization_app.command("list")
