@@ -89,11 +89,16 @@ ClientId = Annotated[str, typer.Argument(help="Its id; `earmark client list` nam
 
 def main() -> None:
     """Runs a command; what is wrong is one sentence on standard error and exit status 1."""
+    from earmark.telemetry import Origin, origin
+
+    before = origin.set(Origin(address=f"command of {_user()}"))
     try:
         app()
     except EarmarkError as error:
         typer.echo(f"earmark: {_sentence(error)}", err=True)
         sys.exit(1)
+    finally:
+        origin.reset(before)
 
 
 def _sentence(error: EarmarkError) -> str:
@@ -117,7 +122,6 @@ def _outage(error: UnavailableError) -> str:
 def _settings(data: Path | None) -> Settings:
     from earmark import config, telemetry
 
-    telemetry.origin.set(telemetry.Origin(address=f"command of {_user()}"))
     settings = config.load(data=data)
     telemetry.configure(log_format=settings.log_format, level=settings.log_level)
     return settings
