@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from earmark.access.cache import Cache
 from earmark.access.credentials import Secrets, new_client_id
+from earmark.access.issuer import External, Issuer
 from earmark.access.keys import LIFETIME_SECONDS, PUBLISH_SECONDS, KeyFacts, KeyState, SigningKeys
 from earmark.access.lockout import Keys, Lockout
 from earmark.access.rate import Limiter, Rate, RateState, parse_rate
@@ -45,6 +46,7 @@ __all__ = [
     "KeyFacts",
     "KeyState",
     "NewClient",
+    "Oidc",
     "Rate",
     "RateState",
     "TokenGrant",
@@ -83,6 +85,21 @@ class TokenGrant:
 
 
 @dataclass(frozen=True, slots=True)
+class Oidc:
+    """Another issuer of access tokens.
+
+    Attributes:
+        issuer: its `iss`; its documents are found under this address.
+        audience: what `aud` must hold; "" means our own issuer.
+        claim: in which a token's client stands.
+    """
+
+    issuer: str
+    audience: str = ""
+    claim: str = "client_id"
+
+
+@dataclass(frozen=True, slots=True)
 class _Facts:
     """What the database said of a client at a revision."""
 
@@ -104,6 +121,7 @@ class Access:
         issuer: str,
         rate_limit: Rate | None = None,
         token_rate_limit: Rate | None = None,
+        oidc: Oidc | None = None,
         clock: Callable[[], float] | None = None,
         timer: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -116,6 +134,7 @@ class Access:
             issuer: the public base URL; `iss` and `aud` of every token.
             rate_limit: of one client; None limits nobody.
             token_rate_limit: of the token requests of one address; None limits nobody.
+            oidc: another issuer whose tokens count too; None if there is none.
             clock: seconds since 1970, for the times in tokens; None means this machine's, and
                 for rates the one that all machines share.
             timer: seconds that never run backwards, for freshness and leases.
@@ -128,10 +147,19 @@ class Access:
         self._revision = Revision(database, timer=timer)
         self._keys = SigningKeys(database, secret_key, revision=self._revision, clock=self._clock)
         self._tokens = Tokens(self._keys, issuer=self.issuer, clock=self._clock)
-        self._facts: Cache[str, _Facts] = Cache(CACHED_CLIENTS)
+        self._facts: Cache[tuple[str, bool], _Facts] = Cache(CACHED_CLIENTS)
         self._rates = Rates(database, clock=clock)
         buckets = Keys(secret_key)
         self._lockout = Lockout(self._rates, buckets, token_rate=token_rate_limit)
+        self._external: Issuer | None = None
+        if oidc is not None:
+            self._external = Issuer(
+                oidc.issuer,
+                audience=oidc.audience or self.issuer,
+                claim=oidc.claim,
+                clock=self._clock,
+                timer=timer,
+            )
         self._limiter: Limiter | None = None
         if rate_limit is not None:
             key = functools.partial(buckets, "client")
@@ -384,8 +412,12 @@ class Access:
 
         Raises:
             UnauthenticatedError: not a valid token of an enabled client.
-            ForbiddenError: a valid one without `SCOPE`.
+            ForbiddenError: a valid one of ours without `SCOPE`.
+            UnavailableError: the database or another issuer cannot be asked.
         """
+        if self._external is not None and self._external.claims(token):
+            external = self._external.verify(token)
+            return _external_principal(external, self._client(external.external_id, external=True))
         verified = self._tokens.verify(token)
         return _principal(verified, self._client(verified.client_id))
 
@@ -400,10 +432,16 @@ class Access:
             ForbiddenError: likewise.
         """
         revision = self._revision.recent()
+        external = self._external and self._external.recall(token)
+        if revision is not None and external:
+            facts = self._facts.get((external.external_id, True))
+            if facts is None or facts.revision != revision:
+                return None
+            return _external_principal(external, facts.client)
         if revision is None or self._keys.revision != revision:
             return None
         verified = self._tokens.recall(token)
-        facts = None if verified is None else self._facts.get(verified.client_id)
+        facts = None if verified is None else self._facts.get((verified.client_id, False))
         if verified is None or facts is None or facts.revision != revision:
             return None
         return _principal(verified, facts.client)
@@ -434,14 +472,19 @@ class Access:
         """
         return None if self._limiter is None else self._limiter.charge(client_id)
 
-    def _client(self, client_id: str) -> Client | None:
+    def _client(self, client_id: str, *, external: bool = False) -> Client | None:
+        """The client of that id, ours or the other issuer's, as it is now."""
         revision = self._revision.current()
-        facts = self._facts.get(client_id)
+        facts = self._facts.get((client_id, external))
         if facts is None or facts.revision != revision:
             with self._database.read(None) as scope:
-                found = queries.find_client(scope, client_id)
-            facts = _Facts(None if found is None else found[0], revision)
-            self._facts.put(client_id, facts)
+                if external:
+                    client = queries.find_external(scope, _findable(client_id))
+                else:
+                    found = queries.find_client(scope, client_id)
+                    client = found[0] if found else None
+            facts = _Facts(client, revision)
+            self._facts.put((client_id, external), facts)
         return facts.client
 
     def _expected(self, found: tuple[Client, queries.StoredSecrets] | None) -> tuple[bytes, bytes]:
@@ -477,6 +520,17 @@ class Access:
 
     def _now(self) -> datetime:
         return datetime.fromtimestamp(self._clock(), UTC)
+
+
+def _external_principal(external: External, client: Client | None) -> Principal:
+    """The scopes of another issuer are its own affair; what a client may do is said by us."""
+    if (
+        client is None
+        or client.disabled_at is not None
+        or external.issued_at < earliest_issue(client)
+    ):
+        raise UnauthenticatedError("The token's client cannot call here.", presented=True)
+    return Principal(client.organization_id, client.id, client.grants)
 
 
 def _principal(verified: Verified, client: Client | None) -> Principal:

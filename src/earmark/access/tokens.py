@@ -162,7 +162,7 @@ def _kid(token: str) -> str:
         raise _invalid()
     try:
         padding = "=" * (-len(header) % 4)
-        fields = json.loads(base64.urlsafe_b64decode(header + padding), object_pairs_hook=_once)
+        fields = json.loads(base64.urlsafe_b64decode(header + padding), object_pairs_hook=once)
     except ValueError:
         raise _invalid() from None
     kid = fields.get("kid") if isinstance(fields, dict) else None
@@ -180,7 +180,7 @@ def earliest_issue(client: Client) -> int:
     return 0 if client.tokens_after is None else int(client.tokens_after.timestamp()) + 1
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """An object that names nothing twice: readers differ about which of two counts."""
     fields = dict(pairs)
     if len(fields) != len(pairs):

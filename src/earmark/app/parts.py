@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from earmark import speech
-from earmark.access import Access, Rate, parse_rate
+from earmark.access import Access, Oidc, Rate, parse_rate
 from earmark.access.credentials import derive
 from earmark.app.secret import secret_key
 from earmark.audit import Audit
@@ -68,6 +68,7 @@ class Parts:
             issuer=self._issuer,
             rate_limit=_rate("RATE_LIMIT", self.settings.rate_limit),
             token_rate_limit=_rate("TOKEN_RATE_LIMIT", self.settings.token_rate_limit),
+            oidc=_oidc(self.settings),
         )
 
     @cached_property
@@ -151,6 +152,12 @@ def speech_options(settings: Settings) -> speech.Options:
         key=settings.speech_key,
         threads=settings.speech_threads,
     )
+
+
+def _oidc(settings: Settings) -> Oidc | None:
+    if not settings.oidc_issuer:
+        return None
+    return Oidc(settings.oidc_issuer, settings.oidc_audience, settings.oidc_client_claim)
 
 
 def _rate(name: str, text: str) -> Rate:
