@@ -56,6 +56,14 @@ def _issuer(value: str) -> str:
     return value  # as it is: tokens name it to the letter, with or without a slash at the end
 
 
+def _folder(value: Path) -> Path:
+    try:
+        str(value.absolute()).encode()
+    except UnicodeEncodeError:
+        raise ValueError("use a path whose name is UTF-8") from None
+    return value
+
+
 def _secret(value: str) -> str:
     if value and len(value) < MIN_SECRET_CHARACTERS:
         raise ValueError(f"use at least {MIN_SECRET_CHARACTERS} random characters")
@@ -66,6 +74,7 @@ Bytes = Annotated[int, BeforeValidator(_bytes)]
 Networks = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_networks)]
 IssuerUrl = Annotated[str, AfterValidator(_issuer)]
 BaseUrl = Annotated[str, AfterValidator(_base_url)]
+Folder = Annotated[Path, AfterValidator(_folder)]
 Secret = Annotated[str, AfterValidator(_secret)]
 
 
@@ -74,7 +83,7 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="EARMARK_", extra="ignore", frozen=True)
 
-    data: Path = Field(
+    data: Folder = Field(
         default=Path("earmark-data"),
         description="Folder for everything that is kept on this machine; made if absent.",
     )
@@ -117,7 +126,8 @@ class Settings(BaseSettings):
     )
     token_rate_limit: str = Field(
         default="20/s",
-        description="Most token requests from one address (of IPv6, from one /64).",
+        description="Most token requests from one address (of IPv6, from one /64), and as many of "
+        "one client, wherever it is.",
     )
     key_rotation_days: int = Field(
         default=90,

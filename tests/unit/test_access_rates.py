@@ -462,16 +462,19 @@ def test_the_token_requests_of_an_address_are_limited_whoever_asks(
     assert access.grant_token(made.client.id, made.secret, address="192.0.2.2")
 
 
-def test_a_token_request_counts_as_one_of_its_client(database: Database, time: Time) -> None:
+def test_the_token_requests_of_a_client_are_limited_wherever_it_is(
+    database: Database, time: Time
+) -> None:
     access = Access(
-        database, secret_key=KEY, issuer="i", rate_limit=Rate(2, 10), clock=time, timer=time
+        database, secret_key=KEY, issuer="i", token_rate_limit=Rate(2, 10), clock=time, timer=time
     )
     made = access.create_client(organization="A", create_organization=True, name="a")
-    token = access.grant_token(made.client.id, made.secret, address="192.0.2.1").access_token
-    assert access.charge(access.authenticate(token).client_id)
-    with pytest.raises(RateLimitedError):
-        access.grant_token(made.client.id, made.secret, address="192.0.2.2")
-    guess(access, made.client.id, "192.0.2.3")  # costs the client nothing
+    guess(access, made.client.id, "192.0.2.9", 2)  # costs the client nothing
+    for last in (1, 2):
+        access.grant_token(made.client.id, made.secret, address=f"192.0.2.{last}")
+    with pytest.raises(RateLimitedError) as refused:
+        access.grant_token(made.client.id, made.secret, address="192.0.2.3")
+    assert refused.value.retry_after_seconds == pytest.approx(5)
 
 
 @on_sqlite

@@ -133,7 +133,8 @@ class Access:
                 are derived from; the same in every process.
             issuer: the public base URL; `iss` and `aud` of every token.
             rate_limit: of one client; None limits nobody.
-            token_rate_limit: of the token requests of one address; None limits nobody.
+            token_rate_limit: of the token requests of one address, and of those of one client;
+                None limits nobody.
             oidc: another issuer whose tokens count too; None if there is none.
             clock: seconds since 1970, for the times in tokens; None means this machine's, and
                 for rates the one that all machines share.
@@ -213,6 +214,15 @@ class Access:
         """Every organization, by name."""
         with self._database.read(None) as scope:
             return queries.organizations(scope)
+
+    def organization_id(self, organization: str) -> UUID:
+        """The id of the organization of this name.
+
+        Raises:
+            InvalidError: no such organization.
+        """
+        with self._database.read(None) as scope:
+            return _organization(scope, organization, create=False)
 
     def set_agent_channel(self, organization: str, channel: int) -> None:
         """Says on which channel an organization records its agents, from 0.
@@ -386,7 +396,7 @@ class Access:
     def grant_token(
         self, client_id: str, secret: str, scope: str = "", *, address: str = ""
     ) -> TokenGrant:
-        """An access token for the client that knows the secret; a request of its rate.
+        """An access token for the client that knows the secret.
 
         Args:
             client_id: as given to the client.
@@ -397,12 +407,12 @@ class Access:
         Raises:
             UnauthenticatedError: no such client; judged before the scope.
             InvalidError: another scope.
-            RateLimitedError: see `identify`; or the client sends too much.
+            RateLimitedError: see `identify`; or the client asks for too many.
         """
         client = self.identify(client_id, secret, address=address)
         if not set(scope.split()) <= {SCOPE}:
             raise InvalidError(Invalid("scope", f"The only scope is {SCOPE}."))
-        self.charge(client.id)
+        self._lockout.granted(client.id)
         return TokenGrant(self._tokens.sign(client), LIFETIME_SECONDS, SCOPE)
 
     def authenticate(self, token: str) -> Principal:

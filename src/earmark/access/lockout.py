@@ -54,7 +54,7 @@ class Lockout:
         Args:
             rates: where all processes count.
             keys: the names of the buckets there.
-            token_rate: of one address; None limits nobody.
+            token_rate: of one address, and of one client; None limits nobody.
         """
         self._rates = rates
         self._keys = keys
@@ -82,6 +82,25 @@ class Lockout:
         self._rates.change(
             [self._keys("token", network), *self._failures(client_id, network)], step
         )
+
+    def granted(self, client_id: str) -> None:
+        """Counts a token request of a client that has shown its secret, wherever it came from.
+
+        Not before it has: or anybody could use up what is another's.
+
+        Raises:
+            RateLimitedError: too many requests.
+            UnavailableError: the database cannot serve.
+        """
+        token_rate = self._token_rate
+        if token_rate is None:
+            return
+
+        def step(now: float, levels: Sequence[Level]) -> Sequence[Level]:
+            token_rate.demand(levels[0], now)
+            return [token_rate.charged(levels[0], now)]
+
+        self._rates.change([self._keys("client token", client_id)], step)
 
     def failed(self, client_id: str, address: str) -> None:
         """Counts a wrong secret; whether the client exists makes no difference.

@@ -64,9 +64,14 @@ def _count_change(scope: Scope) -> None:
 
 def organizations(scope: Scope) -> list[Organization]:
     """Every organization, by name."""
-    columns = organization.c
-    found = sa.select(columns.id, columns.name, columns.agent_channel).order_by(columns.name)
-    return [Organization(row.id, row.name, row.agent_channel) for row in scope.rows(found)]
+    found = _ORGANIZATIONS.order_by(organization.c.name)
+    return [_organization(row) for row in scope.rows(found)]
+
+
+def own_organization(scope: Scope) -> Organization:
+    """The organization to which the transaction is bound."""
+    (row,) = scope.rows(_ORGANIZATIONS.where(organization.c.id == scope.organization_id))
+    return _organization(row)
 
 
 def set_agent_channel(scope: Scope, organization_id: UUID, channel: int) -> None:
@@ -180,7 +185,12 @@ def remove_signing_keys(scope: Scope, ids: Collection[str]) -> None:
         _count_change(scope)
 
 
+_ORGANIZATIONS = sa.select(organization.c.id, organization.c.name, organization.c.agent_channel)
 _CLIENTS = sa.select(client, organization.c.name.label("organization_name")).join(organization)
+
+
+def _organization(row: sa.Row[Any]) -> Organization:
+    return Organization(row.id, row.name, row.agent_channel)
 
 
 def _stored_key(row: sa.Row[Any]) -> StoredKey:

@@ -12,7 +12,7 @@ from typing_extensions import override
 
 from earmark.web import api, errors, health, oauth
 from earmark.web.acxapi import agents, hierarchy, upload, wire
-from earmark.web.api import events, transcripts
+from earmark.web.api import events, retries, transcripts, vcon
 from earmark.web.connection import RequestContext
 from earmark.web.routing import CaselessPaths
 
@@ -92,7 +92,9 @@ def create_app(heart: Heart) -> FastAPI:
     )
     own = (
         api.router(heart.interactions),
+        retries.router(heart.interactions),
         transcripts.router(heart.interactions),
+        vcon.router(heart.interactions, heart.access.issuer),
         events.router(heart.interactions, heart.stopping),
         health.router(heart.readiness),
     )
