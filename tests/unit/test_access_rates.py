@@ -453,13 +453,16 @@ def test_the_token_requests_of_an_address_are_limited_whoever_asks(
     access = Access(
         database, secret_key=KEY, issuer="i", token_rate_limit=Rate(2, 10), clock=time, timer=time
     )
-    made = access.create_client(organization="A", create_organization=True, name="a")
-    for _ in range(2):
+    one, other, third = [
+        access.create_client(organization="A", create_organization=True, name=name)
+        for name in ("a", "b", "c")
+    ]
+    for made in (one, other):
         access.grant_token(made.client.id, made.secret, address="192.0.2.1")
     with pytest.raises(RateLimitedError) as refused:
-        access.grant_token(made.client.id, made.secret, address="192.0.2.1")
+        access.grant_token(third.client.id, third.secret, address="192.0.2.1")
     assert refused.value.retry_after_seconds == pytest.approx(5)
-    assert access.grant_token(made.client.id, made.secret, address="192.0.2.2")
+    assert access.grant_token(third.client.id, third.secret, address="192.0.2.2")
 
 
 def test_the_token_requests_of_a_client_are_limited_wherever_it_is(

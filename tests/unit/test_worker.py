@@ -229,9 +229,11 @@ def worker(
         thread.join(30)
 
 
-def test_audit_rows_are_sealed_while_it_works(started) -> None:
+def test_audit_rows_are_sealed_while_it_works(
+    worker: Callable[..., tuple[Worker, threading.Event]],
+) -> None:
     sealed = threading.Event()
-    started(seal=sealed.set)
+    worker(seal=sealed.set)
     assert sealed.wait(20)
 
 
