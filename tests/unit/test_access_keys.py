@@ -184,6 +184,21 @@ def test_a_revoked_key_ends_in_every_process_at_once_and_another_signs(
     assert one.signing_keys()[0].id != waiting
 
 
+def test_nothing_is_recalled_by_keys_that_are_older_than_what_is_known_of_its_client(
+    make: Callable[..., Access], recorder: NewClient, timer: Hand
+) -> None:
+    one, other = make(), make()
+    token = token_of(one, recorder)
+    assert other.authenticate(token)
+    one.revoke_key(key_of(one)[0])
+    timer.at += POLL_SECONDS
+    # As a request finds it that comes between the two looks of another one.
+    assert other._client(recorder.client.id)
+    assert other.recall(token) is None
+    with pytest.raises(UnauthenticatedError):
+        other.authenticate(token)
+
+
 def test_a_retired_key_may_be_revoked_alone(
     access: Access, recorder: NewClient, clock: Hand, timer: Hand
 ) -> None:

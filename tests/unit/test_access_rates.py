@@ -278,6 +278,16 @@ def test_most_requests_of_a_busy_client_ask_no_database(
 
 
 @on_sqlite
+def test_no_lease_is_larger_than_an_eighth_of_the_rate(limiter: Callable[..., Limiter]) -> None:
+    one = limiter(Rate(80, 8000))
+    sizes = set()
+    for _ in range(80):
+        one.charge("c")
+        sizes.add(one._leases["c"].size)
+    assert sizes == {1, 2, 4, 8, 10}
+
+
+@on_sqlite
 def test_a_refused_client_asks_no_database_until_something_is_free(
     limiter: Callable[..., Limiter], time: Time, monkeypatch: pytest.MonkeyPatch
 ) -> None:
