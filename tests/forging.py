@@ -7,6 +7,9 @@ import hmac
 import json
 from typing import TYPE_CHECKING, Any
 
+from cryptography.hazmat.primitives.asymmetric.ec import ECDSA
+from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
+from cryptography.hazmat.primitives.hashes import SHA256
 from joserfc import jwt
 from joserfc.jwk import ECKey
 
@@ -71,6 +74,13 @@ def encoded(data: bytes) -> str:
     return base64.urlsafe_b64encode(data).decode().rstrip("=")
 
 
+def _sign(key: ECKey, header: str, payload: str) -> str:
+    """A good signature over a header that no library would write. Source: RFC 7518 section 3.4."""
+    signed = f"{segment(header)}.{payload}".encode()
+    der = key.private_key.sign(signed, ECDSA(SHA256()))
+    return encoded(b"".join(number.to_bytes(32, "big") for number in decode_dss_signature(der)))
+
+
 def hostile(access: Access, token: str, other: Access) -> Iterator[tuple[str, str]]:
     """Every kind of token that must be refused, each with its name.
 
@@ -115,6 +125,10 @@ def hostile(access: Access, token: str, other: Access) -> Iterator[tuple[str, st
     )
     twice = f'{{"alg":"none","alg":"ES256","typ":"at+jwt","kid":"{kid}"}}'
     yield "header names alg twice", f"{segment(twice)}.{payload}.{signature}"
+    yield (
+        "header names alg twice, signed",
+        f"{segment(twice)}.{payload}.{_sign(key, twice, payload)}",
+    )
     yield "other claims", f"{head}.{segment({**issued, 'client_id': 'client-other'})}.{signature}"
     yield "no signature", f"{head}.{payload}."
     yield "two parts", f"{head}.{payload}"
