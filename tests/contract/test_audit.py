@@ -79,6 +79,7 @@ def test_a_refused_upload_has_none(caller: Caller) -> None:
         ("/media", "interaction.read_media", 200),
         ("/transcript", "interaction.read_transcript", 200),
         ("/transcript.vtt", "interaction.read_transcript", 200),
+        ("/vcon", "interaction.export", 200),
     ],
 )
 def test_reading_media_or_transcript_has_a_row(
