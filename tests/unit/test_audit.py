@@ -412,6 +412,19 @@ def test_a_missing_head_is_found(database: Database, organization: UUID, trail_o
         trail_of.seal()
 
 
+def test_each_seal_covers_the_one_before(
+    database: Database, organization: UUID, trail_of: Audit
+) -> None:
+    tell(database, organization, 4)
+    trail_of.seal()
+    with meddling(database) as scope:
+        second = audit_seal.c.number == 2
+        scope.run(sa.update(audit_seal).where(second).values(hash=b"x" * 32))
+    first, *others = faults(trail_of)
+    assert ", sealed as 2, or its seal was changed." in first
+    assert [", sealed as 3, or its seal was changed." in one for one in others] == [True]
+
+
 def test_a_changed_last_seal_is_found(
     database: Database, organization: UUID, trail_of: Audit
 ) -> None:
