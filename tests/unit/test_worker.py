@@ -235,7 +235,7 @@ def worker(
             concurrency=2,
             pace=pace,
             stopping=stopping,
-            **{"sweep": lambda: None, **parts},
+            **{"sweep": lambda: None, "index": lambda: 0, **parts},
         )
         threads.append(threading.Thread(target=made.run))
         threads[0].start()
@@ -275,6 +275,16 @@ def test_an_outage_is_logged_once_and_waited_for(
     assert told == ["worker.waits", "worker.waits", "worker.action_failed"]
 
 
+def test_the_search_index_is_kept_up_at_once_while_there_is_something_to_do(
+    worker: Callable[..., tuple[Worker, threading.Event]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("earmark.app.worker.INDEX_SECONDS", 60)
+    left = [0, 5, 7]
+    _, stopping = worker(index=left.pop)
+    wait_until(lambda: not left)
+    stopping.set()
+
+
 def test_a_worker_whose_name_is_taken_stops(
     database: Database, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -284,6 +294,7 @@ def test_a_worker_whose_name_is_taken_stops(
         [Scripted()],
         concurrency=1,
         sweep=lambda: None,
+        index=lambda: 0,
         pace=Pace(grace_seconds=20, watch_seconds=0.05),
         stopping=stopping,
     )

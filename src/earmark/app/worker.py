@@ -38,6 +38,9 @@ SWEEP_SECONDS = 300.0
 KEEP_ENDED_SECONDS = 3600.0
 """How long the engine remembers a job that ended."""
 
+INDEX_SECONDS = 1.0
+"""Between looks for transcripts to be indexed; whoever searches reads those that wait."""
+
 OUTAGE_SECONDS = 1.0
 """Between attempts while the database or the storage is away."""
 
@@ -66,6 +69,7 @@ def run_worker(
     concurrency: int = 0,
     sweep: Callable[[], object] = lambda: None,
     seal: Callable[[], object] = lambda: None,
+    index: Callable[[], int] = lambda: 0,
     pace: Pace | None = None,
     stopping: threading.Event | None = None,
 ) -> None:
@@ -81,6 +85,7 @@ def run_worker(
         concurrency: interactions at once; 0 means one per processor.
         sweep: removes what nothing claims any more; called now and then.
         seal: seals audit rows; called each second.
+        index: keeps the search index up, a part at a time; returns 0 when there was nothing to do.
         pace: when not the usual one.
         stopping: set to stop; signals set it too where this is the main thread.
 
@@ -96,6 +101,7 @@ def run_worker(
         concurrency=concurrency or os.cpu_count() or 1,
         sweep=sweep,
         seal=seal,
+        index=index,
         pace=pace or Pace(),
         stopping=stopping,
     )
@@ -115,6 +121,7 @@ class Worker:
         *,
         concurrency: int,
         sweep: Callable[[], object],
+        index: Callable[[], int],
         pace: Pace,
         stopping: threading.Event,
         seal: Callable[[], object] = lambda: None,
@@ -122,6 +129,7 @@ class Worker:
         self._database = database
         self._sweep = sweep
         self._seal_rows = seal
+        self._index_some = index
         self._pace = pace
         self._stopping = stopping
         self._failure: SlotLostError | None = None
@@ -156,6 +164,7 @@ class Worker:
                 self._number,
                 self._tidy,
                 self._seal,
+                self._index,
             )
         ]
         for thread in threads:
@@ -190,6 +199,13 @@ class Worker:
 
     def _seal_up(self) -> None:
         self._seal_rows()
+
+    def _index(self) -> None:
+        self._repeat(self._keep_index, every_seconds=0)
+
+    def _keep_index(self) -> None:
+        if not self._index_some():
+            self._stopping.wait(INDEX_SECONDS)
 
     def _say_alive(self) -> None:
         with self._database.write(None) as scope:

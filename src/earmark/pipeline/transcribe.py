@@ -169,7 +169,11 @@ class _Work:
 
 def _save(scope: Scope, *, item: Item, transcript: Transcript) -> None:
     processing.save_transcript(
-        scope, item.interaction_id, facts(transcript), warnings=_warnings(transcript)
+        scope,
+        item.interaction_id,
+        facts(transcript),
+        transcript=transcript,
+        warnings=_warnings(transcript),
     )
 
 
