@@ -344,6 +344,7 @@ def test_a_new_key_is_found_and_a_withdrawn_one_ends(
     timer.at += FRESH_SECONDS
     assert access.recall(old) is None
     assert access.authenticate(new)
+    assert access.recall(old) is None
     with pytest.raises(UnauthenticatedError):
         access.authenticate(old)
 
