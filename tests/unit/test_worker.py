@@ -285,6 +285,26 @@ def test_the_search_index_is_kept_up_at_once_while_there_is_something_to_do(
     stopping.set()
 
 
+def test_a_stopped_worker_first_ends_what_its_own_threads_are_at(
+    worker: Callable[..., tuple[Worker, threading.Event]], database: Database
+) -> None:
+    begun, go = threading.Event(), threading.Event()
+
+    def index() -> int:
+        begun.set()
+        assert go.wait(20)
+        return 0
+
+    _, stopping = worker(index=index)
+    assert begun.wait(20)
+    wait_until(lambda: names(database))
+    stopping.set()
+    time.sleep(0.3)
+    assert names(database), "it left while one was still at it"
+    go.set()
+    wait_until(lambda: not names(database))
+
+
 def test_a_worker_whose_name_is_taken_stops(
     database: Database, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import threading
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -21,7 +22,7 @@ from earmark.pipeline.run import Pipeline
 from earmark.pipeline.takeover import SlotLostError, Takeover
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from earmark.database import Database
     from earmark.pipeline import Step
@@ -43,6 +44,10 @@ INDEX_SECONDS = 1.0
 
 OUTAGE_SECONDS = 1.0
 """Between attempts while the database or the storage is away."""
+
+LEAVE_SECONDS = 5.0
+"""For what the worker's own threads are at, when it is stopped: all of it is short, unless the
+database is away."""
 
 _log = structlog.get_logger("earmark.worker")
 
@@ -170,6 +175,7 @@ class Worker:
         for thread in threads:
             thread.start()
         self._stopping.wait()
+        _await(threads)
         ended = self._engine.stop(self._pace.grace_seconds)
         self._leave()
         if ended:
@@ -265,6 +271,13 @@ class Worker:
                 pause = max(every_seconds, OUTAGE_SECONDS)
                 _log.exception("worker.action_failed", action=action.__name__)
             self._stopping.wait(pause)
+
+
+def _await(threads: Iterable[threading.Thread]) -> None:
+    """Waits for threads that are about to end, so that none uses what is closed next."""
+    end = time.monotonic() + LEAVE_SECONDS
+    for thread in threads:
+        thread.join(max(0.0, end - time.monotonic()))
 
 
 def _stop_on_signals(stopping: threading.Event) -> None:
