@@ -155,6 +155,8 @@ def test_the_next_key_is_in_the_key_set_of_every_process_before_it_signs(pair: S
 
     until(published, "published", seconds=10)
     assert part(caller.token, 0)["kid"] != made
+    with access_to(pair) as access:
+        access.revoke_key(made)  # other tests rotate too, in whatever order
 
 
 def test_a_secret_rotates_under_load_without_a_single_refusal(pair: Server) -> None:
