@@ -51,6 +51,11 @@ def _base_url(value: str) -> str:
     return value.rstrip("/")
 
 
+def _issuer(value: str) -> str:
+    _base_url(value)
+    return value  # as it is: tokens name it to the letter, with or without a slash at the end
+
+
 def _folder(value: Path) -> Path:
     try:
         str(value.absolute()).encode()
@@ -67,6 +72,7 @@ def _secret(value: str) -> str:
 
 Bytes = Annotated[int, BeforeValidator(_bytes)]
 Networks = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_networks)]
+IssuerUrl = Annotated[str, AfterValidator(_issuer)]
 BaseUrl = Annotated[str, AfterValidator(_base_url)]
 Folder = Annotated[Path, AfterValidator(_folder)]
 Secret = Annotated[str, AfterValidator(_secret)]
@@ -115,8 +121,36 @@ class Settings(BaseSettings):
     )
     rate_limit: str = Field(
         default="50/s",
-        description="Most requests of one API client, like `50/s` or `3000/min`; the web "
-        "processes of one `serve` share it evenly.",
+        description="Most requests of one API client, like `50/s` or `3000/min`, whichever "
+        "processes and machines they reach.",
+    )
+    token_rate_limit: str = Field(
+        default="20/s",
+        description="Most token requests from one address (of IPv6, from one /64), and as many of "
+        "one client, wherever it is.",
+    )
+    key_rotation_days: int = Field(
+        default=90,
+        ge=0,
+        description="Days after which the key that signs tokens gets a successor. 0 means only "
+        "by `earmark keys rotate`.",
+    )
+    oidc_issuer: IssuerUrl = Field(
+        default="",
+        description="Another issuer whose access tokens are taken too, by its exact `iss`; its "
+        "keys are found by OpenID Connect Discovery. Each of its clients is bound to one of ours "
+        "by `earmark client create --external-id`.",
+    )
+    oidc_audience: str = Field(
+        default="",
+        description="What the `aud` of that issuer's tokens must hold. Empty means the address "
+        "of `EARMARK_PUBLIC_URL`.",
+    )
+    oidc_client_claim: str = Field(
+        default="client_id",
+        min_length=1,
+        description="The claim of that issuer's tokens in which the client stands: `client_id`, "
+        "or at some issuers `azp`, `appid` or `sub`.",
     )
     trusted_proxies: Networks = Field(
         default=(),

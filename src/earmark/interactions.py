@@ -159,7 +159,8 @@ class Media:
 
         Raises:
             NotFoundError: the interaction was deleted meanwhile.
-            UnavailableError: the storage cannot serve them, now or when a next chunk is asked.
+            UnavailableError: the storage cannot serve them, now or when a next chunk is asked; or
+                the reading cannot be written down.
         """
         return self._bound.open_media(self.interaction_id, start, stop)
 
@@ -191,6 +192,7 @@ class Interactions:
         """Keeps its collaborators; opens nothing."""
         self.database = database
         self.store = store
+        self.reads = journal.Reads(database)
 
     def for_(self, principal: Principal) -> OrganizationInteractions:
         """The interactions of the principal's organization."""
@@ -239,6 +241,7 @@ class OrganizationInteractions:
     ) -> None:
         self._database = interactions.database
         self._store = interactions.store
+        self._reads = interactions.reads
         self._principal = principal
         self._organization_id = principal.organization_id
         self._actor = actor or f"client:{principal.client_id}"
@@ -352,6 +355,10 @@ class OrganizationInteractions:
 
     def open_media(self, interaction_id: UUID, start: int, stop: int | None) -> Iterator[bytes]:
         """See Media.read."""
+        self._tell_read(interaction_id, "interaction.read_media")
+        return self._opened(interaction_id, start, stop)
+
+    def _opened(self, interaction_id: UUID, start: int, stop: int | None) -> Iterator[bytes]:
         try:
             return self._store.read(media_key(interaction_id), start, stop)
         except NotFoundError as error:
@@ -364,7 +371,7 @@ class OrganizationInteractions:
         with contextlib.suppress(NotFoundError):
             return b"".join(self._store.read(key))
         digest = hashlib.sha512()
-        for chunk in self.open_media(interaction_id, 0, None):
+        for chunk in self._opened(interaction_id, 0, None):  # nobody is shown it
             digest.update(chunk)
         with contextlib.suppress(UnavailableError):  # a full disk: computed once more next time
             self._store.put(key, digest.digest())
@@ -394,6 +401,7 @@ class OrganizationInteractions:
         transcript = self._transcript(self.get(interaction_id))
         if transcript is None:
             raise NotFoundError(f"{interaction_id} has no transcript")
+        self._tell_read(interaction_id, "interaction.read_transcript")
         return transcript
 
     def conversation(self, interaction_id: UUID) -> Conversation:
@@ -408,7 +416,9 @@ class OrganizationInteractions:
         interaction = self.get(interaction_id)
         with self._database.read(self._organization_id) as scope:
             organization = clients.own_organization(scope)
-        return Conversation(interaction, organization, self._transcript(interaction))
+        transcript = self._transcript(interaction)
+        self._tell_read(interaction_id, "interaction.export")
+        return Conversation(interaction, organization, transcript)
 
     def delete(self, interaction_id: UUID) -> None:
         """Removes an interaction with all that belongs to it; its file name is free again.
@@ -555,6 +565,15 @@ class OrganizationInteractions:
         with self._database.write(self._organization_id) as scope:
             journal.number_events(scope)
             return journal.events(scope, after=after, limit=limit)
+
+    def _tell_read(self, interaction_id: UUID, action: str) -> None:
+        """Writes down that this is read, before it is."""
+        self._reads.record(
+            self._organization_id,
+            actor=f"client:{self._principal.client_id}",
+            action=action,
+            subject=str(interaction_id),
+        )
 
     def _checked(
         self, query: Query, limit: int, cursor: str | None

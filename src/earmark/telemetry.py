@@ -1,10 +1,15 @@
-"""Logs: one line per fact, as text or JSON, never with a secret or personal data in it."""
+"""Logs: one line per fact, as text or JSON, never with a secret or personal data in it.
+
+Also here: where the present call came from, which log and audit trail tell with each fact.
+"""
 
 from __future__ import annotations
 
 import logging
 import re
 import sys
+from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -22,6 +27,25 @@ _SECRET_TEXT = (
     (re.compile(r"(\w+://[^\s:/@]*):[^\s@/]+@"), r"\1:[redacted]@"),
 )
 SPEAK_SECONDS = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a call came from.
+
+    Attributes:
+        request_id: its `X-Request-Id`; None for what no request asked for.
+        address: of the caller, as trusted proxies tell it; of a command, who ran it.
+    """
+
+    request_id: str | None = None
+    address: str | None = None
+
+
+origin: ContextVar[Origin] = ContextVar("origin", default=Origin())  # noqa: B039 - it is frozen
+"""Of the present call. It is known at the edge and told in the journal; everything between would
+have to hand it on."""
+
 # What a terminal or a line-based reader would take for more than text.
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029]")
 

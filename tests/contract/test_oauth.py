@@ -469,7 +469,7 @@ def test_every_operation_is_documented_with_its_statuses(app: App) -> None:
         for method, operation in methods.items()
     }
     assert operations == {
-        "create_token": ("post", "/connect/token", {"200", "400", "401", "503"}),
+        "create_token": ("post", "/connect/token", {"200", "400", "401", "429", "503"}),
         "get_openid_configuration": ("get", "/.well-known/openid-configuration", {"200"}),
         "get_authorization_server_metadata": (
             "get",

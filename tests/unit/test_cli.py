@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import getpass
 import json
 import os
 import re
 import resource
 import subprocess
 import sys
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -17,11 +19,13 @@ import typer
 
 from books import DAY, NOON, Books
 from commands import runner
-from earmark import cli
+from earmark import audit, cli
 from earmark.app import retry as retrying
 from earmark.app import serve as serving
 from earmark.app import worker_process
 from earmark.app.listen import Listen
+from earmark.app.parts import Parts
+from earmark.config import Settings
 from earmark.database import Database, tables
 from earmark.errors import UnavailableError
 from earmark.interactions import Retried
@@ -60,12 +64,23 @@ def test_the_commands_are_those_that_are_promised():
         "",
         "serve",
         "worker",
+        "audit",
+        "audit head",
+        "audit list",
+        "audit verify",
         "database",
         "database upgrade",
         "client",
         "client create",
+        "client disable",
+        "client enable",
         "client list",
+        "client rotate",
         "doctor",
+        "keys",
+        "keys list",
+        "keys revoke",
+        "keys rotate",
         "models",
         "models install",
         "models list",
@@ -145,7 +160,143 @@ def test_json_is_for_programs(earmark):
         "name": "client",
         "grants": ["read"],
         "disabled": False,
+        "rotating": False,
+        "external_id": None,
     }
+
+
+def made_client(earmark, *options: str) -> dict[str, str]:
+    words = ("client", "create", "--org", "First", "--create-org", "--json", *options)
+    return json.loads(earmark(*words).out)
+
+
+def test_a_secret_is_rotated_and_the_old_one_ended(earmark):
+    made = made_client(earmark)
+    rotated = json.loads(earmark("client", "rotate", made["client_id"], "--json").out)
+    assert rotated["client_id"] == made["client_id"]
+    assert rotated["client_secret"] != made["client_secret"]
+    assert "old secret counts too" in earmark("client", "list").out
+    again = earmark("client", "rotate", made["client_id"])
+    assert (again.status, again.out) == (1, "")
+    assert "client: A rotation is under way" in again.err
+    ended = earmark("client", "rotate", made["client_id"], "--finish")
+    assert ended == (0, "The old secret has ended.\n", "")
+    kept = earmark("client", "rotate", made["client_id"], "--keep", "3600")
+    assert "not shown again" in kept.err
+    assert re.search(r"old secret until 20\d\d-.* UTC", earmark("client", "list").out)
+    both = earmark("client", "rotate", made["client_id"], "--finish", "--keep", "1")
+    assert both.status == 1
+
+
+def test_a_client_is_disabled_and_enabled(earmark):
+    made = made_client(earmark)
+    assert earmark("client", "disable", made["client_id"]).status == 0
+    assert "disabled" in earmark("client", "list").out
+    assert earmark("client", "enable", made["client_id"]).status == 0
+    assert "disabled" not in earmark("client", "list").out
+    ended = earmark("client", "disable", "nobody")
+    assert (ended.status, ended.err) == (1, 'earmark: client: There is no client "nobody".\n')
+
+
+def test_an_external_id_names_one_client(earmark):
+    made_client(earmark, "--external-id", "recorder@idp")
+    (listed,) = json.loads(earmark("client", "list", "--json").out)
+    assert listed["external_id"] == "recorder@idp"
+    words = ("client", "create", "--org", "First", "--external-id")
+    for taken, sentence in {"recorder@idp": "has it already", " ": "Use 1 to 200"}.items():
+        ended = earmark(*words, taken)
+        assert ended.status == 1
+        assert "--external-id: " in ended.err
+        assert sentence in ended.err
+
+
+def test_signing_keys_are_rotated_listed_and_revoked(earmark):
+    made_client(earmark)
+    first, state = earmark("keys", "list").out.split()[:2]
+    assert state == "active"
+    ended = earmark("keys", "rotate")
+    second = ended.out.split()[0]
+    assert re.fullmatch(rf"{second} signs from 20\d\d-.* UTC\.\n", ended.out)
+    assert "verifies until" in earmark("keys", "list").out
+    rows = json.loads(earmark("keys", "list", "--json").out)
+    assert [(row["key_id"], row["state"]) for row in rows] == [
+        (second, "next"),
+        (first, "active"),
+    ]
+    assert rows[0]["verifies_until"] is None
+    assert "waits already" in earmark("keys", "rotate", "--publish", "2").err
+    assert earmark("keys", "revoke", first).status == 0
+    (left,) = json.loads(earmark("keys", "list", "--json").out)
+    assert left["key_id"] not in {first, second}
+
+
+def test_the_audit_trail_is_listed_sealed_and_verified(earmark, tmp_path):
+    made = made_client(earmark)
+    earmark("keys", "rotate")
+    lines = earmark("audit", "list").out.splitlines()
+    assert [line.split("  ")[3] for line in lines] == [
+        "organization.create",
+        "client.create",
+        "key.rotate",
+    ]
+    assert lines[1].split("  ")[1:5] == ["First", "operator", "client.create", made["client_id"]]
+    assert "command of " in lines[1]
+    first = earmark("audit", "list", "--org", "First", "--json").out.splitlines()
+    rows = [json.loads(line) for line in first]
+    assert [row["action"] for row in rows] == ["organization.create", "client.create"]
+    assert rows[1]["detail"] == {"grants": ["ingest", "manage", "read"]}
+    since = ("--since", rows[1]["at"])
+    assert len(earmark("audit", "list", *since).out.splitlines()) == 2
+    assert len(earmark("audit", "list", "--until", rows[1]["at"]).out.splitlines()) == 1
+    assert len(earmark("audit", "list", "--subject", made["client_id"]).out.splitlines()) == 1
+    nothing = earmark("audit", "head")
+    assert (nothing.status, nothing.out) == (1, "")
+    assert "a worker seals" in nothing.err
+    waiting = earmark("audit", "verify")
+    assert waiting.status == 0
+    assert waiting.out.startswith("note  3 rows are not sealed yet, the oldest of 20")
+    with closing(Parts(Settings(data=tmp_path / "data"))) as parts:
+        parts.audit.seal()
+    head = earmark("audit", "head").out.strip()
+    assert earmark("audit", "verify", "--head", head) == (
+        0,
+        "ok    3 rows are as they were sealed.\n",
+        "",
+    )
+    other = f"2:{'0' * 64}"
+    assert earmark("audit", "verify", "--head", other) == (
+        1,
+        "fail  Seal 2 is not the one that the kept head tells of.\n",
+        "",
+    )
+
+
+def test_rows_that_nobody_seals_are_a_finding(earmark, monkeypatch):
+    made_client(earmark)
+    monkeypatch.setattr(audit, "LATE_SECONDS", 0)
+    ended = earmark("audit", "verify")
+    assert ended.status == 1
+    assert ended.out.startswith("fail  2 rows are not sealed yet")
+    assert "start a worker" in ended.out
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("list", "--since", "yesterday"), "--since: Write a time like"),
+        (("list", "--org", "Nobody"), "--org: There is no organization"),
+        (("verify", "--head", "x"), "--head: Give what `earmark audit head` printed"),
+    ],
+)
+def test_a_wrong_question_about_the_trail_is_told(earmark, words, sentence):
+    ended = earmark("audit", *words)
+    assert (ended.status, ended.out) == (1, "")
+    assert sentence in ended.err
+
+
+def test_a_user_without_a_name_is_told_by_number(monkeypatch):
+    monkeypatch.setattr(getpass, "getuser", lambda: {}["nobody"])
+    assert cli._user() == f"uid {os.getuid()}"
 
 
 def test_there_is_no_client_at_first(earmark):

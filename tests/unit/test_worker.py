@@ -247,6 +247,14 @@ def worker(
         thread.join(30)
 
 
+def test_audit_rows_are_sealed_while_it_works(
+    worker: Callable[..., tuple[Worker, threading.Event]],
+) -> None:
+    sealed = threading.Event()
+    worker(seal=sealed.set)
+    assert sealed.wait(20)
+
+
 def test_an_outage_is_logged_once_and_waited_for(
     worker: Callable[..., tuple[Worker, threading.Event]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

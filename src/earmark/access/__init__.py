@@ -6,18 +6,29 @@ gives for a client's secret and `Access.authenticate` turns into a Principal.
 
 from __future__ import annotations
 
+import functools
 import time
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from earmark.access.cache import Cache
 from earmark.access.credentials import Secrets, new_client_id
-from earmark.access.keys import SigningKeys
+from earmark.access.issuer import External, Issuer
+from earmark.access.keys import LIFETIME_SECONDS, PUBLISH_SECONDS, KeyFacts, KeyState, SigningKeys
+from earmark.access.lockout import Keys, Lockout
 from earmark.access.rate import Limiter, Rate, RateState, parse_rate
-from earmark.access.tokens import LIFETIME_SECONDS, SCOPE, Tokens, Verified
+from earmark.access.revision import POLL_SECONDS, Revision
+from earmark.access.tokens import SCOPE, Tokens, Verified, earliest_issue
 from earmark.database import clients as queries
 from earmark.database import journal
-from earmark.errors import ForbiddenError, Invalid, InvalidError, UnauthenticatedError
+from earmark.database.rates import Rates
+from earmark.errors import (
+    ForbiddenError,
+    Invalid,
+    InvalidError,
+    UnauthenticatedError,
+)
 from earmark.model import DEFAULT_GRANTS, Client, Grant, Organization, Principal, now, storable
 
 if TYPE_CHECKING:
@@ -28,17 +39,19 @@ if TYPE_CHECKING:
 
 __all__ = [
     "LIFETIME_SECONDS",
+    "POLL_SECONDS",
+    "PUBLISH_SECONDS",
     "SCOPE",
     "Access",
+    "KeyFacts",
+    "KeyState",
     "NewClient",
+    "Oidc",
     "Rate",
     "RateState",
     "TokenGrant",
     "parse_rate",
 ]
-
-FACTS_SECONDS = 1.0
-"""How long a client's grants and its being enabled are believed: the contract's second."""
 
 CACHED_CLIENTS = 10_000
 """Clients remembered at once, about 1 KiB each."""
@@ -46,10 +59,13 @@ CACHED_CLIENTS = 10_000
 MAX_NAME_CHARACTERS = 200
 """Names of organizations and clients: they are read by people, in lists."""
 
+FORGET_RATES_SECONDS = 86_400.0
+"""When a bucket that nobody has touched is removed; by then all but the strangest are empty."""
+
 
 @dataclass(frozen=True, slots=True)
 class NewClient:
-    """A client just made, with its secret, which can never be read again."""
+    """A client just made, or with a new secret, which can never be read again."""
 
     client: Client
     secret: str
@@ -69,17 +85,32 @@ class TokenGrant:
 
 
 @dataclass(frozen=True, slots=True)
+class Oidc:
+    """Another issuer of access tokens.
+
+    Attributes:
+        issuer: its `iss`; its documents are found under this address.
+        audience: what `aud` must hold; "" means our own issuer.
+        claim: in which a token's client stands.
+    """
+
+    issuer: str
+    audience: str = ""
+    claim: str = "client_id"
+
+
+@dataclass(frozen=True, slots=True)
 class _Facts:
-    """What the database said of a client, and when."""
+    """What the database said of a client at a revision."""
 
     client: Client | None
-    read_at: float
+    revision: int
 
 
 class Access:
     """Clients and their tokens. Safe to call from many threads.
 
-    Only `recall`, `require` and `charge` never wait for the database.
+    Only `recall`, `require` and `recall_rate` never wait for the database.
     """
 
     def __init__(
@@ -89,7 +120,9 @@ class Access:
         secret_key: bytes,
         issuer: str,
         rate_limit: Rate | None = None,
-        clock: Callable[[], float] = time.time,
+        token_rate_limit: Rate | None = None,
+        oidc: Oidc | None = None,
+        clock: Callable[[], float] | None = None,
         timer: Callable[[], float] = time.monotonic,
     ) -> None:
         """Reads nothing yet.
@@ -99,19 +132,39 @@ class Access:
             secret_key: what the pepper of client secrets and the key that wraps signing keys
                 are derived from; the same in every process.
             issuer: the public base URL; `iss` and `aud` of every token.
-            rate_limit: of one client in this process; None limits nobody.
-            clock: seconds since 1970, for the times in tokens.
-            timer: seconds that never run backwards, for freshness and rates.
+            rate_limit: of one client; None limits nobody.
+            token_rate_limit: of the token requests of one address, and of those of one client;
+                None limits nobody.
+            oidc: another issuer whose tokens count too; None if there is none.
+            clock: seconds since 1970, for the times in tokens; None means this machine's, and
+                for rates the one that all machines share.
+            timer: seconds that never run backwards, for freshness and leases.
         """
         self.issuer = issuer.rstrip("/")
         self.rate_limit = rate_limit
         self._database = database
-        self._timer = timer
+        self._clock = clock or time.time
         self._secrets = Secrets(secret_key)
-        self._keys = SigningKeys(database, secret_key, timer=timer)
-        self._tokens = Tokens(self._keys, issuer=self.issuer, clock=clock)
-        self._facts: Cache[str, _Facts] = Cache(CACHED_CLIENTS)
-        self._limiter = None if rate_limit is None else Limiter(rate_limit, timer=timer)
+        self._revision = Revision(database, timer=timer)
+        self._keys = SigningKeys(database, secret_key, revision=self._revision, clock=self._clock)
+        self._tokens = Tokens(self._keys, issuer=self.issuer, clock=self._clock)
+        self._facts: Cache[tuple[str, bool], _Facts] = Cache(CACHED_CLIENTS)
+        self._rates = Rates(database, clock=clock)
+        buckets = Keys(secret_key)
+        self._lockout = Lockout(self._rates, buckets, token_rate=token_rate_limit)
+        self._external: Issuer | None = None
+        if oidc is not None:
+            self._external = Issuer(
+                oidc.issuer,
+                audience=oidc.audience or self.issuer,
+                claim=oidc.claim,
+                clock=self._clock,
+                timer=timer,
+            )
+        self._limiter: Limiter | None = None
+        if rate_limit is not None:
+            key = functools.partial(buckets, "client")
+            self._limiter = Limiter(rate_limit, self._rates, key=key, timer=timer)
 
     def create_client(
         self,
@@ -120,8 +173,16 @@ class Access:
         create_organization: bool,
         name: str,
         grants: Collection[Grant] = DEFAULT_GRANTS,
+        external_id: str | None = None,
     ) -> NewClient:
         """Adds an API client to the organization of that name; its secret is shown only here.
+
+        Args:
+            organization: its name.
+            create_organization: whether to make one of that name if there is none.
+            name: a label, to tell clients apart.
+            grants: what it may do.
+            external_id: what another issuer of tokens calls it; no two have the same.
 
         Raises:
             InvalidError: no such organization, and it was not to be created; a name that is
@@ -129,11 +190,13 @@ class Access:
             SettingsError: the secret key is not the one that this database was used with. A
                 client made with it could never sign in.
         """
-        _check_names(organization, name, grants)
+        _check_names(organization, name, grants, external_id)
         self.check()
         secret = self._secrets.new()
         with self._database.write(None) as scope:
             organization_id = _organization(scope, organization, create=create_organization)
+            if external_id is not None and queries.find_external(scope, external_id) is not None:
+                raise InvalidError(Invalid("external_id", "Another client has it already."))
             client = Client(
                 id=new_client_id(),
                 organization_id=organization_id,
@@ -141,6 +204,7 @@ class Access:
                 name=name,
                 grants=frozenset(grants),
                 created_at=now(),
+                external_id=external_id,
             )
             queries.add_client(scope, client, secret_hash=self._secrets.hash(secret))
             _audit(scope, organization_id, "client.create", client.id, {"grants": sorted(grants)})
@@ -177,6 +241,121 @@ class Access:
         with self._database.read(None) as scope:
             return queries.all_clients(scope)
 
+    def rotate_secret(self, client_id: str, *, keep_seconds: float | None = None) -> NewClient:
+        """Gives a client a new secret; the one it has counts beside it for a while.
+
+        Args:
+            client_id: whose.
+            keep_seconds: when the old one ends by itself. None: not before `finish_rotation`.
+                0: at once, with every token of the client: for a secret that has leaked.
+
+        Raises:
+            InvalidError: no such client, or a rotation is under way: its third secret would
+                silently end one that may be in use.
+        """
+        self.check()
+        secret, moment = self._secrets.new(), self._now()
+        with self._database.write(None) as scope:
+            client, secrets = self._demand_client(scope, client_id)
+            if keep_seconds != 0 and self._previous(client, secrets) is not None:
+                mend = (
+                    "A rotation is under way; finish it first: `earmark client rotate --finish`."
+                )
+                raise InvalidError(Invalid("client_id", mend))
+            values: dict[str, Any] = {
+                "previous_secret_hash": None if keep_seconds == 0 else secrets.current,
+                "previous_secret_until": moment + timedelta(seconds=keep_seconds)
+                if keep_seconds
+                else None,
+                "secret_hash": self._secrets.hash(secret),
+            }
+            if keep_seconds == 0:
+                values["tokens_after"] = moment
+            self._change(scope, client, "client.rotate", values, keep_seconds=keep_seconds)
+        return NewClient(client, secret)
+
+    def finish_rotation(self, client_id: str) -> None:
+        """Ends the old secret of a client; tokens that it gave live on until they expire.
+
+        Raises:
+            InvalidError: no such client, or no rotation is under way.
+        """
+        with self._database.write(None) as scope:
+            client, secrets = self._demand_client(scope, client_id)
+            if self._previous(client, secrets) is None:
+                raise InvalidError(Invalid("client_id", "No rotation is under way."))
+            ended = {"previous_secret_hash": None, "previous_secret_until": None}
+            self._change(scope, client, "client.rotate_finish", ended)
+
+    def disable_client(self, client_id: str) -> None:
+        """Shuts a client out: within `POLL_SECONDS` every process refuses its secrets and tokens.
+
+        Raises:
+            InvalidError: no such client.
+        """
+        moment = self._now()
+        with self._database.write(None) as scope:
+            client, _ = self._demand_client(scope, client_id)
+            if client.disabled_at is None:
+                ended = {"disabled_at": moment, "tokens_after": moment}
+                self._change(scope, client, "client.disable", ended)
+
+    def enable_client(self, client_id: str) -> None:
+        """Lets a client in again, by its secret; tokens from before stay ended.
+
+        Raises:
+            InvalidError: no such client.
+        """
+        with self._database.write(None) as scope:
+            client, _ = self._demand_client(scope, client_id)
+            if client.disabled_at is not None:
+                self._change(scope, client, "client.enable", {"disabled_at": None})
+
+    def signing_keys(self) -> list[KeyFacts]:
+        """Every signing key with its state, that which signs last first."""
+        return self._keys.listed()
+
+    def rotate_key(
+        self, *, publish_seconds: float = PUBLISH_SECONDS, actor: str = "operator"
+    ) -> KeyFacts:
+        """Makes the next signing key, which is published at once and signs after as long.
+
+        Raises:
+            InvalidError: another one waits already, or the time is too short.
+        """
+        self.check()
+        with self._database.write(None) as scope:
+            made = self._keys.rotate(scope, publish_seconds=publish_seconds)
+            journal.record(scope, actor=actor, action="key.rotate", subject=made.id)
+        self._revision.forget()
+        return made
+
+    def revoke_key(self, kid: str) -> None:
+        """Ends a signing key that leaked: its tokens are refused, and clients get new ones.
+
+        Raises:
+            InvalidError: there is none of that id.
+        """
+        with self._database.write(None) as scope:
+            self._keys.revoke(scope, kid)
+            journal.record(scope, actor="operator", action="key.revoke", subject=kid)
+        self._revision.forget()
+
+    def tidy(self, *, key_age_seconds: float) -> None:
+        """What is to be done now and then: a worker calls it.
+
+        Args:
+            key_age_seconds: after which a signing key gets its successor; 0 means never.
+        """
+        self._rates.forget(older_than_seconds=FORGET_RATES_SECONDS)
+        states = {key.state for key in self._keys.listed()}
+        due = key_age_seconds > 0 and self._keys.is_due(max_age_seconds=key_age_seconds)
+        if due and KeyState.NEXT not in states:
+            try:
+                self.rotate_key(actor="worker")
+            except InvalidError:
+                return  # another worker was first
+
     def check(self) -> None:
         """Sees to it that tokens can be signed; makes the first signing key.
 
@@ -189,49 +368,66 @@ class Access:
         """The public JWK of every signing key. Source: RFC 7517."""
         return self._keys.published()
 
-    def identify(self, client_id: str, secret: str) -> Client:
+    def identify(self, client_id: str, secret: str, *, address: str = "") -> Client:
         """The client that knows the secret.
 
         Unknown, disabled and wrongly authenticated clients cost the same work, so that the time
         taken does not tell which ids exist.
 
+        Args:
+            client_id: as given to the client.
+            secret: likewise.
+            address: from which it is tried; see `lockout`.
+
         Raises:
             UnauthenticatedError: there is none.
+            RateLimitedError: too many were tried from that address, or too many wrong ones.
         """
+        self._lockout.admit(client_id, address)
         with self._database.read(None) as scope:
             found = queries.find_client(scope, _findable(client_id))
-        client, expected = found or (None, self._secrets.nobody)
-        matches = self._secrets.matches(secret, expected)
+        client = found[0] if found else None
+        matches = self._secrets.matches(secret, *self._expected(found))
         if client is None or not matches or client.disabled_at is not None:
+            self._lockout.failed(client_id, address)
             raise UnauthenticatedError("Unknown client or wrong secret.", presented=True)
         return client
 
-    def grant_token(self, client_id: str, secret: str, scope: str = "") -> TokenGrant:
+    def grant_token(
+        self, client_id: str, secret: str, scope: str = "", *, address: str = ""
+    ) -> TokenGrant:
         """An access token for the client that knows the secret.
 
         Args:
             client_id: as given to the client.
             secret: likewise.
             scope: names separated by spaces; empty means `SCOPE`, the only one there is.
+            address: from which it is asked for.
 
         Raises:
             UnauthenticatedError: no such client; judged before the scope.
             InvalidError: another scope.
+            RateLimitedError: see `identify`; or the client asks for too many.
         """
-        client = self.identify(client_id, secret)
+        client = self.identify(client_id, secret, address=address)
         if not set(scope.split()) <= {SCOPE}:
             raise InvalidError(Invalid("scope", f"The only scope is {SCOPE}."))
+        self._lockout.granted(client.id)
         return TokenGrant(self._tokens.sign(client), LIFETIME_SECONDS, SCOPE)
 
     def authenticate(self, token: str) -> Principal:
         """Who presents the token, with the grants that the client has now.
 
-        A client that was disabled, or given other grants, is seen so within `FACTS_SECONDS`.
+        A client that was disabled, or given other grants, is seen so within `POLL_SECONDS`.
 
         Raises:
             UnauthenticatedError: not a valid token of an enabled client.
-            ForbiddenError: a valid one without `SCOPE`.
+            ForbiddenError: a valid one of ours without `SCOPE`.
+            UnavailableError: the database or another issuer cannot be asked.
         """
+        if self._external is not None and self._external.claims(token):
+            external = self._external.verify(token)
+            return _external_principal(external, self._client(external.external_id, external=True))
         verified = self._tokens.verify(token)
         return _principal(verified, self._client(verified.client_id))
 
@@ -245,9 +441,18 @@ class Access:
             UnauthenticatedError: see `authenticate`.
             ForbiddenError: likewise.
         """
+        revision = self._revision.recent()
+        external = self._external and self._external.recall(token)
+        if revision is not None and external:
+            facts = self._facts.get((external.external_id, True))
+            if facts is None or facts.revision != revision:
+                return None
+            return _external_principal(external, facts.client)
+        if revision is None or self._keys.revision != revision:
+            return None
         verified = self._tokens.recall(token)
-        facts = None if verified is None else self._fresh(verified.client_id)
-        if verified is None or facts is None:
+        facts = None if verified is None else self._facts.get((verified.client_id, False))
+        if verified is None or facts is None or facts.revision != revision:
             return None
         return _principal(verified, facts.client)
 
@@ -260,29 +465,82 @@ class Access:
         if grant not in principal.grants:
             raise ForbiddenError(f'This client does not hold the grant "{grant}".')
 
+    def recall_rate(self, client_id: str) -> RateState | None:
+        """Counts one request of the client from memory; None if that does not suffice.
+
+        Raises:
+            RateLimitedError: the client must wait.
+        """
+        return None if self._limiter is None else self._limiter.recall(client_id)
+
     def charge(self, client_id: str) -> RateState | None:
         """Counts one request of the client; None if there is no limit. See `Limiter`.
 
         Raises:
             RateLimitedError: the client must wait.
+            UnavailableError: the database cannot serve.
         """
         return None if self._limiter is None else self._limiter.charge(client_id)
 
-    def _fresh(self, client_id: str) -> _Facts | None:
-        facts = self._facts.get(client_id)
-        if facts is not None and self._timer() - facts.read_at < FACTS_SECONDS:
-            return facts
-        return None
-
-    def _client(self, client_id: str) -> Client | None:
-        facts = self._fresh(client_id)
-        if facts is None:
-            read_at = self._timer()  # before the read: what changes meanwhile is seen next time
+    def _client(self, client_id: str, *, external: bool = False) -> Client | None:
+        """The client of that id, ours or the other issuer's, as it is now."""
+        revision = self._revision.current()
+        facts = self._facts.get((client_id, external))
+        if facts is None or facts.revision != revision:
             with self._database.read(None) as scope:
-                found = queries.find_client(scope, client_id)
-            facts = _Facts(None if found is None else found[0], read_at)
-            self._facts.put(client_id, facts)
+                if external:
+                    client = queries.find_external(scope, _findable(client_id))
+                else:
+                    found = queries.find_client(scope, client_id)
+                    client = found[0] if found else None
+            facts = _Facts(client, revision)
+            self._facts.put((client_id, external), facts)
         return facts.client
+
+    def _expected(self, found: tuple[Client, queries.StoredSecrets] | None) -> tuple[bytes, bytes]:
+        """Two hashes to compare with, for any client; nobody's where there is none."""
+        if found is None:
+            return self._secrets.nobody, self._secrets.nobody
+        client, secrets = found
+        return secrets.current, self._previous(client, secrets) or self._secrets.nobody
+
+    def _previous(self, client: Client, secrets: queries.StoredSecrets) -> bytes | None:
+        """The hash of the old secret, while it counts."""
+        until = client.previous_secret_until
+        return secrets.previous if until is None or self._now() < until else None
+
+    def _demand_client(self, scope: Scope, client_id: str) -> tuple[Client, queries.StoredSecrets]:
+        scope.serialise("client", client_id)
+        found = queries.find_client(scope, _findable(client_id))
+        if found is None:
+            raise InvalidError(Invalid("client_id", f'There is no client "{client_id}".'))
+        return found
+
+    def _change(
+        self,
+        scope: Scope,
+        client: Client,
+        action: str,
+        values: Mapping[str, Any],
+        **detail: float | None,
+    ) -> None:
+        queries.change_client(scope, client.id, **values)
+        _audit(scope, client.organization_id, action, client.id, detail)
+        self._revision.forget()
+
+    def _now(self) -> datetime:
+        return datetime.fromtimestamp(self._clock(), UTC)
+
+
+def _external_principal(external: External, client: Client | None) -> Principal:
+    """The scopes of another issuer are its own affair; what a client may do is said by us."""
+    if (
+        client is None
+        or client.disabled_at is not None
+        or external.issued_at < earliest_issue(client)
+    ):
+        raise UnauthenticatedError("The token's client cannot call here.", presented=True)
+    return Principal(client.organization_id, client.id, client.grants)
 
 
 def _principal(verified: Verified, client: Client | None) -> Principal:
@@ -290,6 +548,7 @@ def _principal(verified: Verified, client: Client | None) -> Principal:
         client is None
         or client.disabled_at is not None
         or client.organization_id != verified.organization_id
+        or verified.issued_at < earliest_issue(client)
     ):
         raise UnauthenticatedError("The token's client cannot call any more.", presented=True)
     if SCOPE not in verified.scopes:
@@ -320,12 +579,23 @@ def _audit(
     )
 
 
-def _check_names(organization: str, name: str, grants: Collection[Grant]) -> None:
+_READABLE = f"Use 1 to {MAX_NAME_CHARACTERS} printable characters."
+
+
+def _readable(text: str) -> bool:
+    return bool(text.strip()) and text.isprintable() and len(text) <= MAX_NAME_CHARACTERS
+
+
+def _check_names(
+    organization: str, name: str, grants: Collection[Grant], external_id: str | None
+) -> None:
     faults = [
-        Invalid(field, f"Use 1 to {MAX_NAME_CHARACTERS} printable characters.")
+        Invalid(field, _READABLE)
         for field, value in (("organization", organization), ("name", name))
-        if not (value.strip() and value.isprintable() and len(value) <= MAX_NAME_CHARACTERS)
+        if not _readable(value)
     ]
+    if external_id is not None and not _readable(external_id):
+        faults.append(Invalid("external_id", _READABLE))
     if not grants:
         faults.append(Invalid("grants", f"Give one or more of {', '.join(Grant)}."))
     if faults:

@@ -14,11 +14,13 @@ from joserfc import jwt
 from joserfc.errors import JoseError
 
 from earmark.access.cache import Cache
-from earmark.access.keys import ALGORITHM
+from earmark.access.keys import ALGORITHM, LIFETIME_SECONDS
 from earmark.errors import UnauthenticatedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+
+    from joserfc.jwk import ECKey
 
     from earmark.access.keys import SigningKeys
     from earmark.model import Client
@@ -26,14 +28,14 @@ if TYPE_CHECKING:
 SCOPE = "acxapi"
 """The one scope of the contract."""
 
-LIFETIME_SECONDS = 3600
-"""The `expires_in` of the contract."""
-
 TYPE = "at+jwt"
 """No other JWT of the same keys passes as an access token. Source: RFC 9068 section 2.1."""
 
 CLOCK_SKEW_SECONDS = 60
 """How far ahead the clock of another process, which issued the token, may be."""
+
+MAX_CHARACTERS = 8192
+"""Ours have about 700; what is longer is not even hashed."""
 
 MAX_HEADER_CHARACTERS = 512
 """Ours have about 110. JSON this short cannot nest past Python's recursion limit."""
@@ -47,12 +49,16 @@ class Verified:
     """What a valid token says.
 
     Attributes:
-        expires_at: seconds since 1970.
+        kid: the key that signed it.
+        issued_at: seconds since 1970.
+        expires_at: likewise.
     """
 
+    kid: str
     client_id: str
     organization_id: UUID
     scopes: frozenset[str]
+    issued_at: int
     expires_at: int
 
 
@@ -68,7 +74,7 @@ class Tokens:
     def sign(self, client: Client) -> str:
         """A token for the client. Source: RFC 9068 section 2.2."""
         kid, key = self._keys.signer()
-        issued_at = int(self._clock())
+        issued_at = max(int(self._clock()), earliest_issue(client))
         claims = {
             "iss": self._issuer,
             "aud": self._issuer,
@@ -84,10 +90,14 @@ class Tokens:
         return jwt.encode(header, claims, key, algorithms=[ALGORITHM])
 
     def recall(self, token: str) -> Verified | None:
-        """What a token says that was verified before and has not expired; else None."""
+        """What a token says that was verified before, if it and its key still hold; else None."""
+        if len(token) > MAX_CHARACTERS:
+            return None
         digest = _digest(token)
         known = self._verified.get(digest)
-        if known is not None and known.expires_at <= self._clock():
+        if known is None:
+            return None
+        if known.expires_at <= self._clock() or self._keys.remembered(known.kid) is None:
             self._verified.forget(digest)
             return None
         return known
@@ -99,23 +109,26 @@ class Tokens:
             UnauthenticatedError: not a valid access token of ours. The message says no more than
                 that or its expiry.
         """
+        if len(token) > MAX_CHARACTERS:
+            raise _invalid()
+        kid = _kid(token)
+        key = self._keys.verifier(kid)  # before memory is asked: it may be one that was revoked
+        if key is None:
+            raise _invalid()
         known = self.recall(token)
         if known is None:
-            known = self._read(self._claims(token))
+            known = self._read(kid, self._claims(token, key))
             self._verified.put(_digest(token), known)
         return known
 
-    def _claims(self, token: str) -> Mapping[str, Any]:
-        """The claims of a token whose signature is ours."""
-        key = self._keys.verifier(_kid(token))
-        if key is None:
-            raise _invalid()
+    def _claims(self, token: str, key: ECKey) -> Mapping[str, Any]:
+        """The claims of a token that the key signed."""
         try:
             return jwt.decode(token, key, algorithms=[ALGORITHM]).claims
         except (JoseError, ValueError):
             raise _invalid() from None
 
-    def _read(self, claims: Mapping[str, Any]) -> Verified:
+    def _read(self, kid: str, claims: Mapping[str, Any]) -> Verified:
         if claims.get("iss") != self._issuer or claims.get("aud") != self._issuer:
             raise _invalid()
         issued_at, expires_at = claims.get("iat"), claims.get("exp")
@@ -127,9 +140,11 @@ class Tokens:
             raise UnauthenticatedError("The access token has expired.", presented=True)
         try:
             return Verified(
+                kid=kid,
                 client_id=str(claims["client_id"]),
                 organization_id=UUID(str(claims["org"])),
                 scopes=frozenset(str(claims["scope"]).split()),
+                issued_at=issued_at,
                 expires_at=expires_at,
             )
         except (KeyError, ValueError):
@@ -147,13 +162,30 @@ def _kid(token: str) -> str:
         raise _invalid()
     try:
         padding = "=" * (-len(header) % 4)
-        fields = json.loads(base64.urlsafe_b64decode(header + padding))
+        fields = json.loads(base64.urlsafe_b64decode(header + padding), object_pairs_hook=once)
     except ValueError:
         raise _invalid() from None
     kid = fields.get("kid") if isinstance(fields, dict) else None
     if not isinstance(kid, str) or fields != {"alg": ALGORITHM, "typ": TYPE, "kid": kid}:
         raise _invalid()
     return kid
+
+
+def earliest_issue(client: Client) -> int:
+    """The first second in which a token of the client may be issued, since 1970.
+
+    Tokens count whole seconds. One that is issued in the very second in which earlier ones were
+    ended is dated into the next, which `CLOCK_SKEW_SECONDS` allows.
+    """
+    return 0 if client.tokens_after is None else int(client.tokens_after.timestamp()) + 1
+
+
+def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object that names nothing twice: readers differ about which of two counts."""
+    fields = dict(pairs)
+    if len(fields) != len(pairs):
+        raise ValueError("a name comes twice")
+    return fields
 
 
 def _invalid() -> UnauthenticatedError:

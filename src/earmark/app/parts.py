@@ -9,8 +9,10 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from earmark import speech
-from earmark.access import Access, Rate, parse_rate
+from earmark.access import Access, Oidc, Rate, parse_rate
+from earmark.access.credentials import derive
 from earmark.app.secret import secret_key
+from earmark.audit import Audit
 from earmark.database import Database, migrate, workers
 from earmark.directory import Directory
 from earmark.errors import EarmarkError, SettingsError, UnavailableError
@@ -35,17 +37,15 @@ READINESS_SECONDS = 2.0
 class Parts:
     """Every part of the service, each made when it is first asked for."""
 
-    def __init__(self, settings: Settings, *, issuer: str = "", processes: int = 1) -> None:
+    def __init__(self, settings: Settings, *, issuer: str = "") -> None:
         """Opens nothing yet.
 
         Args:
             settings: what the operator decided.
             issuer: the public base URL where the settings name none.
-            processes: web processes that share each client's rate.
         """
         self.settings = settings
         self._issuer = settings.public_url or issuer
-        self._processes = processes
 
     @cached_property
     def database(self) -> Database:
@@ -66,8 +66,16 @@ class Parts:
             self.database,
             secret_key=secret_key(self.settings),
             issuer=self._issuer,
-            rate_limit=_rate(self.settings.rate_limit).share(self._processes),
+            rate_limit=_rate("RATE_LIMIT", self.settings.rate_limit),
+            token_rate_limit=_rate("TOKEN_RATE_LIMIT", self.settings.token_rate_limit),
+            oidc=_oidc(self.settings),
         )
+
+    @cached_property
+    def audit(self) -> Audit:
+        """Who did what."""
+        key = derive(secret_key(self.settings), "audit chain v1")
+        return Audit(self.database, key=key, folder=self.settings.data)
 
     @cached_property
     def intake(self) -> Intake:
@@ -146,11 +154,17 @@ def speech_options(settings: Settings) -> speech.Options:
     )
 
 
-def _rate(text: str) -> Rate:
+def _oidc(settings: Settings) -> Oidc | None:
+    if not settings.oidc_issuer:
+        return None
+    return Oidc(settings.oidc_issuer, settings.oidc_audience, settings.oidc_client_claim)
+
+
+def _rate(name: str, text: str) -> Rate:
     try:
         return parse_rate(text)
     except ValueError as error:
-        raise SettingsError(f"EARMARK_RATE_LIMIT: {error}") from None
+        raise SettingsError(f"EARMARK_{name}: {error}") from None
 
 
 @dataclass(slots=True)

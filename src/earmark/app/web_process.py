@@ -27,7 +27,7 @@ def serve_web(settings: Settings, listen: Listen, bound: socket.socket) -> None:
     # would then end the process at once, in the middle of what it still has to tidy up.
     for number in fork.ENDING:
         signal.signal(number, _end)
-    parts = Parts(settings, issuer=listen.address, processes=listen.web_processes)
+    parts = Parts(settings, issuer=listen.address)
     heart = Heart(
         access=parts.access,
         intake=parts.intake,

@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 WATCH_SECONDS = 2.0
 """Between looks for dead workers and lost jobs."""
 
+SEAL_SECONDS = 1.0
+"""Between looks for audit rows without a seal: five seconds are promised."""
+
 SWEEP_SECONDS = 300.0
 """Between sweeps of the storage and of jobs that ended."""
 
@@ -70,6 +73,7 @@ def run_worker(
     *,
     concurrency: int = 0,
     sweep: Callable[[], object] = lambda: None,
+    seal: Callable[[], object] = lambda: None,
     index: Callable[[], int] = lambda: 0,
     pace: Pace | None = None,
     stopping: threading.Event | None = None,
@@ -85,6 +89,7 @@ def run_worker(
         steps: in order.
         concurrency: interactions at once; 0 means one per processor.
         sweep: removes what nothing claims any more; called now and then.
+        seal: seals audit rows; called each second.
         index: keeps the search index up, a part at a time; returns 0 when there was nothing to do.
         pace: when not the usual one.
         stopping: set to stop; signals set it too where this is the main thread.
@@ -100,6 +105,7 @@ def run_worker(
         steps,
         concurrency=concurrency or os.cpu_count() or 1,
         sweep=sweep,
+        seal=seal,
         index=index,
         pace=pace or Pace(),
         stopping=stopping,
@@ -123,9 +129,11 @@ class Worker:
         index: Callable[[], int],
         pace: Pace,
         stopping: threading.Event,
+        seal: Callable[[], object] = lambda: None,
     ) -> None:
         self._database = database
         self._sweep = sweep
+        self._seal_rows = seal
         self._index_some = index
         self._pace = pace
         self._stopping = stopping
@@ -160,6 +168,7 @@ class Worker:
                 self._watch,
                 self._number,
                 self._tidy,
+                self._seal,
                 self._index,
             )
         ]
@@ -190,6 +199,12 @@ class Worker:
 
     def _tidy(self) -> None:
         self._repeat(self._tidy_up, every_seconds=self._pace.sweep_seconds)
+
+    def _seal(self) -> None:
+        self._repeat(self._seal_up, every_seconds=SEAL_SECONDS)
+
+    def _seal_up(self) -> None:
+        self._seal_rows()
 
     def _index(self) -> None:
         self._repeat(self._keep_index, every_seconds=0)

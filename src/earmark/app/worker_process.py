@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from earmark.config import Settings
     from earmark.speech import Transcriber
 
+DAY_SECONDS = 86_400
+
 
 def upgrade(parts: Parts) -> None:
     """Brings the tables of the service and of its engine to this version.
@@ -50,9 +52,15 @@ def work(settings: Settings) -> None:
         ),
         concurrency=settings.worker_concurrency,
         index=Indexer(parts.database, parts.store).work,
-        sweep=lambda: parts.interactions.sweep(grace_seconds=settings.orphan_grace_seconds),
+        sweep=lambda: _tidy(parts),
+        seal=parts.audit.seal,
         pace=Pace(grace_seconds=settings.shutdown_grace_seconds),
     )
+
+
+def _tidy(parts: Parts) -> None:
+    parts.interactions.sweep(grace_seconds=parts.settings.orphan_grace_seconds)
+    parts.access.tidy(key_age_seconds=parts.settings.key_rotation_days * DAY_SECONDS)
 
 
 def _transcriber(settings: Settings) -> Callable[[], Transcriber] | None:

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 
 from earmark.database.core import Scope
-from earmark.database.tables import client, organization, signing_key
+from earmark.database.tables import access_revision, client, organization, signing_key
 from earmark.model import Client, Grant, Organization, new_id, now
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
     from datetime import datetime
     from uuid import UUID
 
@@ -25,12 +25,41 @@ class StoredKey:
         id: the `kid` of tokens.
         public_jwk: as it is published.
         wrapped_private_key: encrypted; only `access` can open it.
+        signs_from: when it begins to sign; the first one does at once.
     """
 
     id: str
     public_jwk: Mapping[str, Any]
     wrapped_private_key: bytes
     created_at: datetime
+    signs_from: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class StoredSecrets:
+    """What is kept of a client's secrets: keyed hashes.
+
+    Attributes:
+        previous: of the secret that still counts while a rotation is under way; else None.
+    """
+
+    current: bytes
+    previous: bytes | None = None
+
+
+def revision(scope: Scope) -> int:
+    """How often clients and signing keys were changed."""
+    row = scope.row(sa.select(access_revision.c.number))
+    return 0 if row is None else int(row.number)
+
+
+def _count_change(scope: Scope) -> None:
+    """Lets every process know that what it remembers of clients and keys is old."""
+    changed = sa.update(access_revision).values(number=access_revision.c.number + 1)
+    if not scope.run(changed) and not scope.insert_if_absent(
+        access_revision, {"id": 1, "number": 1}
+    ):
+        scope.run(changed)
 
 
 def organizations(scope: Scope) -> list[Organization]:
@@ -80,8 +109,10 @@ def add_client(scope: Scope, added: Client, *, secret_hash: bytes) -> None:
             "grants": sorted(added.grants),
             "created_at": added.created_at,
             "disabled_at": added.disabled_at,
+            "external_id": added.external_id,
         },
     )
+    _count_change(scope)
 
 
 def all_clients(scope: Scope) -> Sequence[Client]:
@@ -90,38 +121,68 @@ def all_clients(scope: Scope) -> Sequence[Client]:
     return [_client(row) for row in scope.rows(ordered)]
 
 
-def find_client(scope: Scope, client_id: str) -> tuple[Client, bytes] | None:
-    """A client with the hash of its secret; None if there is none of that id."""
+def find_client(scope: Scope, client_id: str) -> tuple[Client, StoredSecrets] | None:
+    """A client with the hashes of its secrets; None if there is none of that id."""
     row = scope.row(_CLIENTS.where(client.c.id == client_id))
-    return None if row is None else (_client(row), row.secret_hash)
+    if row is None:
+        return None
+    return _client(row), StoredSecrets(row.secret_hash, row.previous_secret_hash)
+
+
+def find_external(scope: Scope, external_id: str) -> Client | None:
+    """The client that another issuer calls by that name; None if there is none."""
+    row = scope.row(_CLIENTS.where(client.c.external_id == external_id))
+    return None if row is None else _client(row)
+
+
+def change_client(scope: Scope, client_id: str, **values: Any) -> None:
+    """Writes columns of a client; every process sees it within `access.POLL_SECONDS`."""
+    scope.run(sa.update(client).where(client.c.id == client_id).values(**values))
+    _count_change(scope)
 
 
 def signing_keys(scope: Scope) -> Sequence[StoredKey]:
-    """Every signing key, the newest first."""
-    newest = sa.select(signing_key).order_by(
-        signing_key.c.created_at.desc(), signing_key.c.id.desc()
-    )
-    return [_stored_key(row) for row in scope.rows(newest)]
+    """Every signing key, that which signs last first."""
+    found = [_stored_key(row) for row in scope.rows(sa.select(signing_key))]
+    return sorted(found, key=lambda key: (key.signs_from, key.created_at, key.id), reverse=True)
 
 
 def ensure_signing_key(scope: Scope, make: Callable[[], StoredKey]) -> Sequence[StoredKey]:
-    """Every signing key, the newest first; makes one if there is none.
+    """Every signing key, that which signs last first; makes one if there is none.
 
     Of processes that ask at once, one makes it and all get it.
     """
-    scope.serialise("signing_key")
+    serialise_keys(scope)
     if not signing_keys(scope):
-        made = make()
-        scope.insert(
-            signing_key,
-            {
-                "id": made.id,
-                "public_jwk": dict(made.public_jwk),
-                "wrapped_private_key": made.wrapped_private_key,
-                "created_at": made.created_at,
-            },
-        )
+        add_signing_key(scope, make())
     return signing_keys(scope)
+
+
+def serialise_keys(scope: Scope) -> None:
+    """Waits for others who add or remove signing keys."""
+    scope.serialise("signing_key")
+
+
+def add_signing_key(scope: Scope, made: StoredKey) -> None:
+    """Adds a signing key."""
+    scope.insert(
+        signing_key,
+        {
+            "id": made.id,
+            "public_jwk": dict(made.public_jwk),
+            "wrapped_private_key": made.wrapped_private_key,
+            "created_at": made.created_at,
+            "signs_from": made.signs_from,
+        },
+    )
+    _count_change(scope)
+
+
+def remove_signing_keys(scope: Scope, ids: Collection[str]) -> None:
+    """Removes signing keys; what they signed verifies no more."""
+    if ids:
+        scope.run(sa.delete(signing_key).where(signing_key.c.id.in_(ids)))
+        _count_change(scope)
 
 
 _ORGANIZATIONS = sa.select(organization.c.id, organization.c.name, organization.c.agent_channel)
@@ -138,6 +199,7 @@ def _stored_key(row: sa.Row[Any]) -> StoredKey:
         public_jwk=row.public_jwk,
         wrapped_private_key=row.wrapped_private_key,
         created_at=row.created_at,
+        signs_from=row.signs_from or row.created_at,
     )
 
 
@@ -150,4 +212,8 @@ def _client(row: sa.Row[Any]) -> Client:
         grants=frozenset(Grant(grant) for grant in row.grants),
         created_at=row.created_at,
         disabled_at=row.disabled_at,
+        external_id=row.external_id,
+        tokens_after=row.tokens_after,
+        rotating=row.previous_secret_hash is not None,
+        previous_secret_until=row.previous_secret_until,
     )

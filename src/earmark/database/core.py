@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import threading
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.schema import CreateTable
 from sqlalchemy.sql.selectable import Join
 
+from earmark.database.tables import rate
 from earmark.errors import SettingsError, UnavailableError
 
 if TYPE_CHECKING:
@@ -130,16 +133,17 @@ def _organization_columns(source: sa.FromClause) -> Iterator[sa.ColumnElement[An
 class Database:
     """One of the two databases. Every use is a transaction: `read` or `write`."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, engine: sa.Engine | None = None) -> None:
         """Opens nothing yet.
 
         Args:
             url: `sqlite:///path`, percent-encoded, or `postgresql://…`.
+            engine: made for it already.
 
         Raises:
             SettingsError: another scheme, no URL, or options after a path.
         """
-        self.engine = _engine(url)
+        self.engine = engine or _engine(url)
         self._writers = self.engine.execution_options(earmark_write=True)
         self._write_lock: contextlib.AbstractContextManager[Any] = (
             threading.Lock() if self.is_sqlite else contextlib.nullcontext()
@@ -174,8 +178,23 @@ class Database:
         with _unavailable_if_down(), self._write_lock, self._writers.begin() as connection:
             yield self._scope(connection, organization_id)
 
+    @cached_property
+    def unsynced(self) -> Database:
+        """Where that goes which a power failure may take, and which must not wait for the rest.
+
+        On SQLite a file of its own: what is written there neither waits for the disk nor takes
+        turns with uploads. Only the table `rate` is in it. On PostgreSQL this database itself.
+        """
+        if not self.is_sqlite:
+            return self
+        path = Path(str(self.engine.url.database))
+        beside = path.with_name(f"{path.stem}-rates.sqlite3")
+        return Database("", engine=_unsynced(beside))
+
     def close(self) -> None:
         """Closes every pooled connection."""
+        if "unsynced" in vars(self) and self.unsynced is not self:
+            self.unsynced.close()
         self.engine.dispose()
 
     def _scope(self, connection: sa.Connection, organization_id: UUID | None) -> Scope:
@@ -191,6 +210,9 @@ _IN_ORDER = sa.text(
     "set_config('max_parallel_workers_per_gather', '0', true)"
 )
 _BIND = sa.text("SELECT set_config('earmark.organization', :whose, true)")
+
+
+_RATE = str(CreateTable(rate, if_not_exists=True).compile(dialect=sqlite.dialect()))
 
 
 @contextlib.contextmanager
@@ -253,5 +275,17 @@ def _sqlite(path: Path) -> sa.Engine:
     def _begin(connection: sa.Connection) -> None:
         write = connection.get_execution_options().get("earmark_write")
         connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
+
+    return engine
+
+
+def _unsynced(path: Path) -> sa.Engine:
+    """A SQLite file whose commits wait for no disk: a crash may undo the last, and harms none."""
+    engine = _sqlite(path)
+
+    @event.listens_for(engine, "connect")
+    def _connect(connection: Any, _record: Any) -> None:
+        connection.execute("PRAGMA synchronous=NORMAL")
+        connection.execute(_RATE)
 
     return engine

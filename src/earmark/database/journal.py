@@ -1,20 +1,27 @@
-"""The audit trail and the events: written in the transaction of what they tell."""
+"""The audit trail and the events: written in the transaction of what they tell.
+
+What was only read has no transaction to be told in; `Reads` makes one.
+"""
 
 from __future__ import annotations
 
+import threading
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
+from earmark import telemetry
 from earmark.database import arrivals
 from earmark.database.tables import audit, event, organization
+from earmark.errors import UnavailableError
 from earmark.model import Event, now
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from uuid import UUID
 
-    from earmark.database.core import Scope
+    from earmark.database.core import Database, Scope
 
 NUMBERED_AT_ONCE = 1000
 """Nobody may have read for months; no single reader pays for all of it."""
@@ -28,7 +35,7 @@ def record(
     subject: str,
     detail: Mapping[str, Any] | None = None,
 ) -> None:
-    """Adds an audit row: `actor` did `action` to `subject`.
+    """Adds an audit row: `actor` did `action` to `subject`, in the present call.
 
     Args:
         scope: the transaction of what is told.
@@ -37,16 +44,79 @@ def record(
         subject: the id of what it was done to.
         detail: facts without personal data.
     """
-    scope.insert(
-        audit,
-        {
-            "at": now(),
-            "actor": actor,
-            "action": action,
-            "subject": subject,
-            "detail": dict(detail or {}),
-        },
-    )
+    scope.insert(audit, _row(actor=actor, action=action, subject=subject, detail=detail))
+
+
+def _row(
+    *, actor: str, action: str, subject: str, detail: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    origin = telemetry.origin.get()
+    return {
+        "at": now(),
+        "actor": actor,
+        "action": action,
+        "subject": subject,
+        "request_id": origin.request_id,
+        "address": origin.address,
+        "detail": dict(detail or {}),
+    }
+
+
+@dataclass(slots=True)
+class _Batch:
+    """Reads that are told in one transaction.
+
+    Attributes:
+        ended: whether it was tried; `failure` says how it ended.
+    """
+
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    ended: bool = False
+    failure: UnavailableError | None = None
+
+
+class Reads:
+    """Tells of what is read, before anybody sees it. Safe among threads.
+
+    Reads that come while others are being written down wait, and share the next transaction: one
+    commit at a time, however many come.
+    """
+
+    def __init__(self, database: Database) -> None:
+        """Opens nothing yet."""
+        self._database = database
+        self._lock = threading.Lock()
+        self._turn = threading.Lock()
+        self._waiting = _Batch()
+
+    def record(self, organization_id: UUID, *, actor: str, action: str, subject: str) -> None:
+        """Adds an audit row as `record` does; it is durable when this returns.
+
+        Raises:
+            UnavailableError: nobody knows whether it is, so nothing must be shown.
+        """
+        row = _row(actor=actor, action=action, subject=subject, detail=None)
+        with self._lock:
+            batch = self._waiting
+            batch.rows.append({**row, "organization_id": organization_id})
+        with self._turn:
+            if not batch.ended:  # the first who gets here writes for all who wait with it
+                self._write(batch)
+        if batch.failure is not None:
+            raise UnavailableError("the audit trail cannot be written") from batch.failure
+
+    def _write(self, batch: _Batch) -> None:
+        with self._lock:
+            self._waiting = _Batch()
+        batch.failure = UnavailableError("it was given up")
+        try:
+            with self._database.write(None) as scope:
+                scope.insert(audit, *batch.rows)
+            batch.failure = None
+        except UnavailableError as error:
+            batch.failure = error
+        finally:
+            batch.ended = True
 
 
 def announce(

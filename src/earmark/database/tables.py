@@ -48,6 +48,10 @@ client = sa.Table(
     _organization(index=True),
     sa.Column("name", sa.Text, nullable=False),
     sa.Column("secret_hash", sa.LargeBinary, nullable=False),
+    sa.Column("previous_secret_hash", sa.LargeBinary),
+    sa.Column("previous_secret_until", Instant),
+    sa.Column("tokens_after", Instant),
+    sa.Column("external_id", CODE, unique=True),
     sa.Column("grants", JSON, nullable=False),
     sa.Column("created_at", Instant, nullable=False),
     sa.Column("disabled_at", Instant),
@@ -60,6 +64,24 @@ signing_key = sa.Table(
     sa.Column("public_jwk", JSON, nullable=False),
     sa.Column("wrapped_private_key", sa.LargeBinary, nullable=False),
     sa.Column("created_at", Instant, nullable=False),
+    sa.Column("signs_from", Instant),
+)
+
+access_revision = sa.Table(
+    "access_revision",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("number", sa.BigInteger, nullable=False),
+    comment="one row: counts the changes of clients and signing keys, for those who keep copies",
+)
+
+rate = sa.Table(
+    "rate",
+    metadata,
+    sa.Column("key", sa.LargeBinary(32), primary_key=True),
+    sa.Column("used", sa.Float, nullable=False),
+    sa.Column("at", sa.Float, nullable=False),
+    comment="how much of each rate is used; on SQLite in a file of its own, see Database.unsynced",
 )
 
 hierarchy_node = sa.Table(
@@ -285,14 +307,37 @@ audit = sa.Table(
     "audit",
     metadata,
     sa.Column("sequence", SERIAL, primary_key=True, autoincrement=True),
-    _organization(index=True),
+    sa.Column("organization_id", sa.Uuid, sa.ForeignKey("organization.id"), index=True),
     sa.Column("at", Instant, nullable=False),
     sa.Column("actor", sa.Text, nullable=False),
     sa.Column("action", sa.String(64), nullable=False),
     sa.Column("subject", sa.Text, nullable=False),
+    sa.Column("request_id", sa.Text),
+    sa.Column("address", sa.Text),
     sa.Column("detail", JSON, nullable=False),
     sqlite_autoincrement=True,
-    comment="who did what; append only",
+    comment="who did what; append only; of no organization is what holds for the service",
+)
+
+audit_seal = sa.Table(
+    "audit_seal",
+    metadata,
+    sa.Column("number", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("sequence", sa.BigInteger, nullable=False, unique=True),
+    sa.Column("hash", sa.LargeBinary(32), nullable=False),
+    comment="the chain over the audit rows, in the order in which they were seen; append only",
+)
+
+audit_head = sa.Table(
+    "audit_head",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("number", sa.BigInteger, nullable=False),
+    sa.Column("hash", sa.LargeBinary(32), nullable=False),
+    sa.Column("settled", sa.BigInteger, nullable=False),
+    sa.Column("sealed_at", Instant, nullable=False),
+    sa.Column("mac", sa.LargeBinary(32), nullable=False),
+    comment="one row: where the chain ends, so that a missing end is noticed",
 )
 
 event = sa.Table(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import functools
 import hashlib
 from dataclasses import dataclass
@@ -59,7 +60,8 @@ class Stages:
 
     async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Runs a function that blocks in one of the threads, whose number is bounded."""
-        call = functools.partial(function, *args, **kwargs)
+        context = contextvars.copy_context()  # which executors do not take along by themselves
+        call = functools.partial(context.run, function, *args, **kwargs)
         return await asyncio.get_running_loop().run_in_executor(self.pool, call)
 
     def check_reserve(self, size_bytes: int) -> None:

@@ -115,7 +115,14 @@ class Organization:
 
 @dataclass(frozen=True, slots=True)
 class Client:
-    """An API client of one organization; its secret is known only as a keyed hash."""
+    """An API client of one organization; its secret is known only as a keyed hash.
+
+    Attributes:
+        external_id: what another issuer of tokens calls it; see `EARMARK_OIDC_ISSUER`.
+        tokens_after: tokens issued up to then are refused.
+        rotating: whether its previous secret counts beside the current one.
+        previous_secret_until: when that ends by itself; None if only by command.
+    """
 
     id: str
     organization_id: UUID
@@ -124,6 +131,10 @@ class Client:
     grants: frozenset[Grant]
     created_at: datetime
     disabled_at: datetime | None = None
+    external_id: str | None = None
+    tokens_after: datetime | None = None
+    rotating: bool = False
+    previous_secret_until: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)

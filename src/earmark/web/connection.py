@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
 
+from earmark import telemetry
+
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -43,6 +45,7 @@ class RequestContext:
             await self._app(scope, receive, send)
             return
         request = _Request(scope, receive, send)
+        telemetry.origin.set(telemetry.Origin(request.id, (scope.get("client") or [None])[0]))
         with structlog.contextvars.bound_contextvars(request_id=request.id):
             try:
                 await self._app(scope, request.receive, request.send)

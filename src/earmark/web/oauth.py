@@ -6,6 +6,7 @@ Source: RFC 6749 (section 4.4, client credentials), RFC 8414, OpenID Connect Dis
 from __future__ import annotations
 
 import base64
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import parse_qsl, unquote_plus
@@ -17,7 +18,7 @@ from pydantic import BaseModel
 from starlette.requests import ClientDisconnect
 
 from earmark.access import SCOPE
-from earmark.errors import InvalidError, UnauthenticatedError
+from earmark.errors import InvalidError, RateLimitedError, UnauthenticatedError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -56,7 +57,13 @@ class TokenAnswer(BaseModel):
 class OAuthError(BaseModel):
     """Why there is no token. Source: RFC 6749 section 5.2."""
 
-    error: Literal["invalid_request", "invalid_client", "unsupported_grant_type", "invalid_scope"]
+    error: Literal[
+        "invalid_request",
+        "invalid_client",
+        "unsupported_grant_type",
+        "invalid_scope",
+        "too_many_requests",
+    ]
     error_description: str
 
 
@@ -136,7 +143,8 @@ def _add_token(made: APIRouter, access: Access) -> None:
         try:
             form = _fields(await _body(request))
             credentials = _credentials(request.headers.getlist("authorization"), form)
-            grant = await run_in_threadpool(_grant, access, credentials, form)
+            address = request.client.host if request.client else ""
+            grant = await run_in_threadpool(_grant, access, credentials, form, address)
         except _RefusedError as refused:
             return refused.answer()
         answer = TokenAnswer(
@@ -189,13 +197,17 @@ def _metadata(issuer: str) -> ServerMetadata:
     )
 
 
-def _grant(access: Access, credentials: _Credentials, form: Mapping[str, str]) -> TokenGrant:
+def _grant(
+    access: Access, credentials: _Credentials, form: Mapping[str, str], address: str
+) -> TokenGrant:
     """The token, or the first refusal: the client is judged before the grant and its scope."""
     client_id, secret = credentials.client_id, credentials.secret
     try:
         if form.get("grant_type") == GRANT_TYPE:
-            return access.grant_token(client_id, secret, form.get("scope", ""))
-        access.identify(client_id, secret)
+            return access.grant_token(client_id, secret, form.get("scope", ""), address=address)
+        access.identify(client_id, secret, address=address)
+    except RateLimitedError as error:
+        raise _too_many(error) from None
     except UnauthenticatedError as error:
         raise _invalid_client(str(error), by_header=credentials.by_header) from None
     except InvalidError:
@@ -267,6 +279,17 @@ def _basic(encoded: str) -> tuple[str, str]:
     return unquote_plus(user), unquote_plus(password)
 
 
+def _too_many(error: RateLimitedError) -> _RefusedError:
+    """Source: RFC 6585 section 4; RFC 6749 has no word for it."""
+    seconds = max(1, math.ceil(error.retry_after_seconds))
+    return _RefusedError(
+        "too_many_requests",
+        f"Too many requests or wrong secrets. Retry in {seconds} s.",
+        status=429,
+        headers={"Retry-After": str(seconds)},
+    )
+
+
 def _invalid_client(description: str, *, by_header: bool) -> _RefusedError:
     headers = {"WWW-Authenticate": 'Basic realm="earmark", charset="UTF-8"'} if by_header else {}
     return _RefusedError("invalid_client", description, status=401, headers=headers)
@@ -279,6 +302,7 @@ _UNAVAILABLE: dict[int | str, dict[str, Any]] = {
 _TOKEN_RESPONSES: dict[int | str, dict[str, Any]] = {
     400: {"model": OAuthError, "description": "The request, its grant type or scope is wrong."},
     401: {"model": OAuthError, "description": "Unknown client or wrong secret."},
+    429: {"model": OAuthError, "description": "Too many; `Retry-After` says when to come back."},
     **_UNAVAILABLE,
 }
 

@@ -39,14 +39,12 @@ def requires(grant: Grant) -> Any:
 
     async def principal(request: Request, _sent: _Documented) -> Principal:
         access: Access = request.app.state.access
-        scheme, token = get_authorization_scheme_param(request.headers.get("authorization"))
-        if scheme.lower() != "bearer" or not token:
-            raise UnauthenticatedError("Send an access token as a Bearer token.", presented=False)
+        token = _token(request)
         found = access.recall(token)
         if found is None:
             found = await run_in_threadpool(access.authenticate, token)
         access.require(found, grant)
-        _charge(request, access, found.client_id)
+        await _charge(request, access, found.client_id)
         return found
 
     return Depends(principal)
@@ -59,21 +57,35 @@ Deleter = Annotated[Principal, requires(Grant.DELETE)]
 """The parameter by which a route says which grant it needs, and learns who calls."""
 
 
-def _charge(request: Request, access: Access, client_id: str) -> None:
+def _token(request: Request) -> str:
+    """The one Bearer token that was sent. Source: RFC 6750 section 2.1."""
+    sent = request.headers.getlist("authorization")
+    scheme, token = get_authorization_scheme_param(sent[0] if sent else None)
+    if scheme.lower() != "bearer" or not token:
+        raise UnauthenticatedError("Send an access token as a Bearer token.", presented=False)
+    if len(sent) > 1:  # proxies and applications differ about which of two counts
+        raise UnauthenticatedError("The Authorization header comes twice.", presented=True)
+    return token
+
+
+async def _charge(request: Request, access: Access, client_id: str) -> None:
     """Counts the request; the answer tells where the client stands, taken or not."""
+    limit = access.rate_limit
+    if limit is None:
+        return
     try:
-        state = access.charge(client_id)
+        state = access.recall_rate(client_id)
+        state = state or await run_in_threadpool(access.charge, client_id)
     except RateLimitedError as error:
-        if access.rate_limit is not None:
-            state = RateState(access.rate_limit, 0, error.retry_after_seconds)
-            request.state.headers = _rate_headers(state)
+        refused = RateState(limit, 0, error.retry_after_seconds)
+        request.state.headers = _rate_headers(refused)
         raise
     if state is not None:
         request.state.headers = _rate_headers(state)
 
 
 def _rate_headers(state: RateState) -> dict[str, str]:
-    """Source: draft-ietf-httpapi-ratelimit-headers-10."""
+    """Source: draft-ietf-httpapi-ratelimit-headers-11 sections 4 and 5."""
     limit = state.limit
     return {
         "RateLimit-Policy": f'"client";q={limit.count};w={limit.seconds}',
