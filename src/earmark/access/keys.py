@@ -6,17 +6,13 @@ The newest signs. A rotation only has to add a row, and to drop one when no toke
 from __future__ import annotations
 
 import json
-import os
 import threading
 from typing import TYPE_CHECKING, Any
 
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from joserfc.jwk import ECKey
 
-from earmark.access.credentials import derive
+from earmark.access.seal import Seal
 from earmark.database import clients as queries
-from earmark.errors import SettingsError
 from earmark.model import now
 
 if TYPE_CHECKING:
@@ -31,9 +27,6 @@ CURVE = "P-256"
 REREAD_SECONDS = 3.0
 """How soon a key that another process made is seen; bounds the reads that bad tokens cause."""
 
-NONCE_BYTES = 12
-"""Random, as AES-GCM recommends; one key wraps far fewer than 2^32. Source: NIST SP 800-38D."""
-
 
 class SigningKeys:
     """Every signing key of the database."""
@@ -42,7 +35,7 @@ class SigningKeys:
         self, database: Database, secret_key: bytes, *, timer: Callable[[], float]
     ) -> None:
         self._database = database
-        self._cipher = AESGCM(derive(secret_key, "signing key wrap v1"))
+        self._seal = Seal(secret_key, "signing key wrap v1")
         self._timer = timer
         self._lock = threading.Lock()
         self._stored: Sequence[StoredKey] = ()
@@ -104,18 +97,9 @@ class SigningKeys:
         )
 
     def _wrap(self, kid: str, key: ECKey) -> bytes:
-        nonce = os.urandom(NONCE_BYTES)
         private = json.dumps(key.as_dict(private=True)).encode()
-        return nonce + self._cipher.encrypt(nonce, private, kid.encode())
+        return self._seal.close(private, kid.encode())
 
     def _unwrap(self, stored: StoredKey) -> ECKey:
-        wrapped = stored.wrapped_private_key
-        nonce, sealed = wrapped[:NONCE_BYTES], wrapped[NONCE_BYTES:]
-        try:
-            private = self._cipher.decrypt(nonce, sealed, stored.id.encode())
-        except InvalidTag:
-            raise SettingsError(
-                "EARMARK_SECRET_KEY is not the one that this database was first used with; "
-                "set that one again."
-            ) from None
+        private = self._seal.open(stored.wrapped_private_key, stored.id.encode())
         return ECKey.import_key(json.loads(private))
