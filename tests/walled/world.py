@@ -1,0 +1,312 @@
+"""The namespace as one thing: who is where, what a web server there does, and how to fetch."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import gzip
+import hashlib
+import ssl
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+from urllib.parse import parse_qs, unquote
+
+from contract.forms import wav
+from earmark import egress
+from earmark.fetch import Fetcher, FetchError, Limits
+from walled.network import ON_SITE, OTHER, STORE, STORE_V6, THIRD, Authority, Listeners, Names, build
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from pathlib import Path
+
+CONTENT = wav(10.0)
+TAG = f'"{hashlib.sha256(CONTENT).hexdigest()[:16]}"'
+SIZE_LIMIT = 1024 * 1024
+STORE_NAME = "store.example.test"
+
+NAMES = {
+    STORE_NAME: [[STORE]],
+    "under.store.example.test": [[STORE]],
+    "notstore.example.test": [[OTHER]],
+    "both.example.test": [[STORE, STORE_V6]],
+    "six.example.test": [[STORE_V6]],
+    "other.example.test": [[OTHER]],
+    "s3.example.test": [[THIRD]],
+    "account.blob.example.test": [[THIRD]],
+    "wrong.example.test": [[STORE]],
+    "expired.example.test": [[STORE]],
+    "unknown-authority.example.test": [[STORE]],
+    "on-site.example.test": [[ON_SITE]],
+    "closed.example.test": [["93.184.216.99"]],
+}
+
+
+@dataclass(frozen=True)
+class Got:
+    """How a fetch went."""
+
+    code: str
+    content: bytes = b""
+    error: FetchError | None = None
+    connections: int = 0
+
+
+@dataclass
+class World:
+    """All of it."""
+
+    folder: Path
+    requests: list[str] = field(default_factory=list)
+    outcomes: Counter[str] = field(default_factory=Counter)
+    backends: dict[str, int] = field(default_factory=dict)
+    made: dict[object, egress.Walls] = field(default_factory=dict)
+    gates: set[str] = field(default_factory=set)
+    waiting: set[str] = field(default_factory=set)
+    failures: Counter[str] = field(default_factory=Counter)
+    contents: dict[str, bytes] = field(default_factory=dict)
+
+    def start(self) -> None:
+        build(self.folder / "resolv.conf")
+        self.authority = Authority(self.folder)
+        self.names = Names(dict(NAMES))
+        self.names.start()
+        proven = [name for name in NAMES if not name.startswith(("wrong", "expired", "unknown"))]
+        usual = self.authority.context(*proven, STORE, STORE_V6, ON_SITE)
+        stranger = Authority(_made(self.folder / "stranger"))
+        special = {
+            "wrong.example.test": self.authority.context("right.example.test"),
+            "expired.example.test": self.authority.context("expired.example.test", expired=True),
+            "unknown-authority.example.test": stranger.context("unknown-authority.example.test"),
+        }
+
+        def choose(connection: ssl.SSLObject, name: str | None, _: ssl.SSLContext) -> None:
+            connection.context = special.get(name or "", usual)
+
+        usual.sni_callback = choose  # type: ignore[assignment]
+        self.listeners = Listeners(usual, self.serve)
+        self.listeners.start()
+
+    def resolve(self, name: str, *turns: Iterable[str]) -> str:
+        """Makes the name server answer for a name, in turn; returns the name."""
+        self.names.known[name] = [tuple(turn) for turn in turns]
+        return name
+
+    def walls(
+        self, *, hosts: Iterable[str] = (), networks: Iterable[str] = (), trusted: bool = True
+    ) -> egress.Walls:
+        key = (tuple(hosts), tuple(networks), trusted)
+        if key not in self.made:  # to load the authorities takes longer than most tests do
+            self.made[key] = egress.Walls(
+                hosts=hosts,
+                networks=egress.Networks(networks),
+                ca_file=self.authority.path if trusted else None,
+            )
+        return self.made[key]
+
+    async def fetch(
+        self, address: str, walls: egress.Walls | None = None, **limits: float
+    ) -> Got:
+        """Downloads; tells the code of its end, and how many connections were made for it."""
+        content = bytearray()
+
+        async def sink(chunk: bytes) -> None:
+            content.extend(chunk)
+
+        bounds = dataclasses.replace(Limits(SIZE_LIMIT, seconds=20), **limits)
+        fetcher = Fetcher(walls or self.walls(), bounds)
+        before = self.listeners.total
+        error, code = None, "received"
+        try:
+            await fetcher.download(fetcher.read(address), sink)
+        except FetchError as failure:
+            error, code = failure, failure.faults[0].why.value
+        await asyncio.sleep(0)
+        self.outcomes[code] += 1
+        return Got(code, bytes(content), error, self.listeners.total - before)
+
+    def summary(self) -> str:
+        """What the whole run came to."""
+        told = ", ".join(f"{count} {code}" for code, count in sorted(self.outcomes.items()))
+        return f"{sum(self.outcomes.values())} fetches: {told}"
+
+    # The web server.
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+        self.requests.append(head)
+        lines = head.split("\r\n")
+        headers = dict(line.lower().split(": ", 1) for line in lines[1:] if ": " in line)
+        target = lines[0].split(" ")[1]
+        backend = self.backends.get(headers["host"])
+        if backend is not None:
+            await _forward(head.encode("latin-1"), reader, writer, backend)
+            return
+        path, _, query = target.partition("?")
+        fields = {key: values[0] for key, values in parse_qs(query).items()}
+        action = getattr(self, f"_{path.strip('/').split('/')[0].partition('.')[0]}", self._file)
+        await action(writer, headers, fields, path)
+
+    async def _file(self, writer, headers, fields, path) -> None:
+        start = headers.get("range", "")
+        if start:
+            begin = int(start.removeprefix("bytes=").rstrip("-"))
+            rest = CONTENT[begin:]
+            place = f"bytes {begin}-{len(CONTENT) - 1}/{len(CONTENT)}"
+            await _answer(writer, rest, "206 Partial Content", ETag=TAG, Content_Range=place)
+        else:
+            await _answer(writer, CONTENT, ETag=TAG)
+
+    async def _echo(self, writer, headers, fields, path) -> None:
+        await _answer(writer, self.requests[-1].encode("latin-1"))
+
+    async def _status(self, writer, headers, fields, path) -> None:
+        code = path.split("/")[2]
+        await _answer(writer, CONTENT, f"{code} Whatever")
+
+    async def _gzip(self, writer, headers, fields, path) -> None:
+        await _answer(writer, gzip.compress(CONTENT), Content_Encoding=fields.get("as", "gzip"))
+
+    async def _chunked(self, writer, headers, fields, path) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+        for place in range(0, len(CONTENT), 5000):
+            piece = CONTENT[place : place + 5000]
+            writer.write(b"%x\r\n%s\r\n" % (len(piece), piece))
+        if "cut" not in fields:
+            writer.write(b"0\r\n\r\n")
+        await writer.drain()
+
+    async def _endless(self, writer, headers, fields, path) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+        while True:
+            writer.write(b"10000\r\n" + b"\0" * 65536 + b"\r\n")
+            await writer.drain()
+
+    async def _lying(self, writer, headers, fields, path) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % (SIZE_LIMIT + 1))
+        await writer.drain()
+
+    async def _whole(self, writer, headers, fields, path) -> None:
+        await _answer(writer, b"RIFF" + b"\0" * (SIZE_LIMIT - 4))
+
+    async def _unknown(self, writer, headers, fields, path) -> None:
+        writer.write(b"HTTP/1.0 200 OK\r\n\r\n" + CONTENT)
+        await writer.drain()
+
+    async def _twice(self, writer, headers, fields, path) -> None:
+        lengths = b"Content-Length: 5\r\nContent-Length: 6\r\n"
+        writer.write(b"HTTP/1.1 200 OK\r\n" + lengths + b"\r\nhello!")
+        await writer.drain()
+
+    async def _nonsense(self, writer, headers, fields, path) -> None:
+        writer.write(b"SSH-2.0-OpenSSH_9.2\r\n\r\n")
+        await writer.drain()
+
+    async def _huge(self, writer, headers, fields, path) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\n" + b"X: " + b"y" * 200_000 + b"\r\n\r\n")
+        await writer.drain()
+
+    async def _redirect(self, writer, headers, fields, path) -> None:
+        code = fields.get("code", "302")
+        await _answer(writer, b"elsewhere", f"{code} Found", Location=unquote(fields["to"]))
+
+    async def _gate(self, writer, headers, fields, path) -> None:
+        """Sends half, and the rest once the gate of that name is open."""
+        self.waiting.add(fields["name"])
+        half = len(CONTENT) // 2
+        head = f"HTTP/1.1 200 OK\r\nContent-Length: {len(CONTENT)}\r\n\r\n"
+        writer.write(head.encode() + CONTENT[:half])
+        await writer.drain()
+        while fields["name"] not in self.gates:
+            await asyncio.sleep(0.01)
+        writer.write(CONTENT[half:])
+        await writer.drain()
+
+    async def _flaky(self, writer, headers, fields, path) -> None:
+        """Fails as often as `times` says, then serves."""
+        self.failures[path] += 1
+        if self.failures[path] <= int(fields["times"]):
+            await _answer(writer, b"", "503 Busy")
+        else:
+            await _answer(writer, CONTENT)
+
+    async def _content(self, writer, headers, fields, path) -> None:
+        await _answer(writer, self.contents[fields["name"]])
+
+    async def _silent(self, writer, headers, fields, path) -> None:
+        await asyncio.sleep(30)
+
+    async def _drip(self, writer, headers, fields, path) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n")
+        while True:
+            writer.write(b"x")
+            await writer.drain()
+            await asyncio.sleep(0.05)
+
+    async def _cookie(self, writer, headers, fields, path) -> None:
+        where = "/echo.wav" if "cookie" not in headers else "/file.wav"
+        await _answer(writer, b"", "302 Found", Location=where, Set_Cookie="a=b; Path=/")
+
+    async def _cut(self, writer, headers, fields, path) -> None:
+        """Sends a third and cuts; `then` says what a resume meets; `tag` which tag it shows."""
+        tag = {"none": "", "weak": f"W/{TAG}"}.get(fields.get("tag", ""), TAG)
+        third = len(CONTENT) // 3
+        began = int(headers.get("range", "bytes=0-").removeprefix("bytes=").rstrip("-"))
+        then = fields.get("then", "rest")
+        if not began:
+            named = f"ETag: {tag}\r\n" if tag else ""
+            head = f"HTTP/1.1 200 OK\r\n{named}Content-Length: {len(CONTENT)}\r\n\r\n"
+            writer.write(head.encode() + CONTENT[:third])
+        elif then == "rest":
+            assert headers["if-range"] == TAG.lower()
+            await self._file(writer, headers, fields, path)
+        elif then == "again":
+            place = f"bytes {began}-{len(CONTENT) - 1}/{len(CONTENT)}"
+            head = f"HTTP/1.1 206 Partial\r\nETag: {TAG}\r\nContent-Range: {place}\r\n"
+            rest = CONTENT[began:]
+            writer.write(f"{head}Content-Length: {len(rest)}\r\n\r\n".encode() + rest[:100])
+        else:
+            await _answer(writer, *_OTHER_RESTS[then](began))
+        await writer.drain()
+        writer.transport.abort()
+
+
+_OTHER_RESTS = {
+    "changed": lambda began: (CONTENT, "200 OK"),
+    "gone": lambda began: (b"", "404 Gone"),
+}
+
+
+async def _answer(
+    writer: asyncio.StreamWriter, body: bytes, status: str = "200 OK", **headers: str
+) -> None:
+    lines = [f"HTTP/1.1 {status}", f"Content-Length: {len(body)}"]
+    lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
+    writer.write("\r\n".join([*lines, "", ""]).encode("latin-1") + body)
+    await writer.drain()
+
+
+async def _forward(
+    head: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, port: int
+) -> None:
+    """Passes one exchange on to a real server that has no TLS of its own."""
+    onward, back = await asyncio.open_connection("127.0.0.1", port)
+    back.write(head)
+
+    async def pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+        while chunk := await source.read(65536):
+            sink.write(chunk)
+            await sink.drain()
+
+    pumping = asyncio.create_task(pump(reader, back))
+    try:
+        await pump(onward, writer)
+    finally:
+        pumping.cancel()
+        back.close()
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir()
+    return folder
