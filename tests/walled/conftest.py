@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+import structlog
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,6 +28,16 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     made.start()
     yield made
     Path(os.environ["EARMARK_WALLED"]).write_text(made.summary())
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _plain_log() -> Iterator[None]:
+    """What is logged where nothing was configured: a plain line."""
+    usual = structlog.get_config()
+    plain = structlog.processors.KeyValueRenderer(["event"])
+    structlog.configure(processors=[structlog.processors.format_exc_info, plain])
+    yield
+    structlog.configure(**usual)
 
 
 @pytest.fixture(scope="session")

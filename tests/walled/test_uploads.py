@@ -39,6 +39,9 @@ ASYNC = {"prefer": "respond-async"}
 SECRET = "Signature=f1d2d2f924e986ac86fdf7b36c94bcdf32beec15"
 HOLD_SECONDS = 1.0
 
+on_sqlite = pytest.mark.parametrize("database_kind", ["sqlite"], indirect=True)
+"""What does not depend on the database."""
+
 
 def at(path: str, host: str = STORE_NAME) -> str:
     return f"https://{host}/{path}"
@@ -167,6 +170,7 @@ def test_the_file_is_downloaded_and_the_answer_is_that_of_an_upload(
     assert (kept_now.rows, kept_now.objects, kept_now.staged) == (1, 1, 0)
 
 
+@on_sqlite
 def test_parts_come_in_any_order_and_a_file_part_is_not_used(world: World, caller: Caller):
     address = part("signedUrl", at("file.wav").encode())
     orders = [
@@ -185,11 +189,13 @@ def test_parts_come_in_any_order_and_a_file_part_is_not_used(world: World, calle
     assert caller.service.kept().staged == 0
 
 
+@on_sqlite
 @pytest.mark.parametrize("path", ["file", "file.bin", "file?name=a.mp3", "file/a.mp3/x", "", "a.WAV"])
 def test_another_extension_of_the_path_is_not_compared(caller: Caller, path: str):
     assert caller.upload(form(at(path))).status == 200
 
 
+@on_sqlite
 @pytest.mark.parametrize("path", ["a.mp3", "x/a.MP3?b=c.wav", "a%2Emp3", "a.zip#x"])
 def test_an_extension_of_the_eight_must_be_that_of_the_name(
     world: World, caller: Caller, path: str
@@ -232,6 +238,7 @@ SENTENCES = {
 }
 
 
+@on_sqlite
 @pytest.mark.parametrize("address", SENTENCES)
 def test_a_refusal_is_a_sentence_and_leaves_nothing(world: World, caller: Caller, address: str):
     world.contents |= {
@@ -245,6 +252,7 @@ def test_a_refusal_is_a_sentence_and_leaves_nothing(world: World, caller: Caller
     assert caller.service.kept().objects == caller.service.kept().staged == 0
 
 
+@on_sqlite
 def test_a_failure_that_may_pass_is_tried_again(world: World, caller: Caller, name: str):
     assert caller.upload(form(at(f"flaky/{name}.wav?times=2"))).status == 200
     assert world.failures[f"/flaky/{name}.wav"] == 3
@@ -254,12 +262,14 @@ def test_a_failure_that_may_pass_is_tried_again(world: World, caller: Caller, na
     assert world.failures[f"/flaky/{name}x.wav"] == 3
 
 
+@on_sqlite
 def test_a_failure_that_will_not_pass_is_not_tried_again(world: World, caller: Caller):
     before = world.listeners.total
     caller.upload(form(at("status/403/x")))
     assert world.listeners.total == before + 1
 
 
+@on_sqlite
 def test_downloads_that_are_switched_off_are_refused(database: Database, tmp_path: Path):
     service = Service(database, tmp_path / "off")
     answer = service.caller().upload(form("https://10.0.0.5/"))
@@ -347,15 +357,12 @@ def test_a_second_request_with_other_content_begins_when_the_first_has_failed(
     world: World, service: Service, caller: Caller, name: str
 ):
     async def story() -> list[Answer]:
-        world.contents[name] = b""
-        wrong = at(f"gate?name={name}&then=fail")
-        first = asyncio.create_task(caller.uploading(form(wrong, FileName="same.wav")))
+        first = asyncio.create_task(caller.uploading(form(gate(name), FileName="same.wav")))
         await until(lambda: name in world.waiting)
         other = form(at("file.wav"), FileName="same.wav", ClientCallId="other")
         second = asyncio.create_task(caller.uploading(other))
         await asyncio.sleep(0.2)
-        for task in service.intake._downloads._tasks.values():
-            task.cancel()
+        abandon(service)
         with service.database.write(None) as scope:
             downloads.leave(scope, service.intake._downloads._holder, at=now())
         return [await first, await second]
@@ -384,6 +391,7 @@ def test_the_name_may_be_taken_by_an_upload_meanwhile(
     assert service.kept().objects == 1
 
 
+@on_sqlite
 def test_no_more_run_at_once_than_are_wanted(world: World, make: Made, name: str):
     service = make(at_once=2)
     caller = service.caller()
@@ -434,6 +442,7 @@ def test_a_caller_may_prefer_not_to_wait(
         assert (row.sealed_address, row.submission, row.fingerprint, row.holder) == (None,) * 4
 
 
+@on_sqlite
 def test_a_caller_may_wait_for_a_while_first(
     world: World, service: Service, caller: Caller, name: str
 ):
@@ -467,6 +476,7 @@ def test_a_promised_download_that_fails_tells_its_cause(
     assert record["interaction_id"] is None
 
 
+@on_sqlite
 def test_what_is_refused_at_once_is_not_promised(service: Service, caller: Caller):
     answer = caller.upload(form("https://10.0.0.5/x"), **ASYNC)
     assert answer.status == 400
@@ -650,6 +660,7 @@ def test_a_download_that_processes_die_of_ends(world: World, make: Made, name: s
     assert record["error"]["code"] == "signed_url_interrupted"
 
 
+@on_sqlite
 def test_another_secret_key_cannot_open_an_address_and_says_so(
     world: World, make: Made, name: str
 ):
@@ -707,17 +718,20 @@ def test_a_storage_that_is_away_is_503_for_who_waits_and_waited_for_by_who_was_p
 def test_a_promise_does_not_wait_for_ever(
     world: World, make: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(downloading_module, "OUTAGE_PATIENCE", timedelta(0))
+    monkeypatch.setattr(downloading_module, "OUTAGE_RETRY_SECONDS", 0.1)
     service = make(store=Broken(tmp_path / "storage"))
 
     async def story() -> Any:
         async with tended(service):
             caller = service.caller()
-            return await ended(caller, await promised(caller, at("file.wav")))
+            location = await promised(caller, at("file.wav"))
+            monkeypatch.setattr(downloading_module, "OUTAGE_PATIENCE", timedelta(0))
+            return await ended(caller, location)
 
     assert service.runner.run(story())["error"]["code"] == "unavailable"
 
 
+@on_sqlite
 def test_a_fault_of_ours_is_logged_and_told_without_the_address(
     world: World, service: Service, caller: Caller, monkeypatch: pytest.MonkeyPatch
 ):

@@ -15,7 +15,18 @@ from urllib.parse import parse_qs, unquote
 from contract.forms import wav
 from earmark import egress
 from earmark.fetch import Fetcher, FetchError, Limits
-from walled.network import ON_SITE, OTHER, STORE, STORE_V6, THIRD, Authority, Listeners, Names, build
+from walled.network import (
+    ON_SITE,
+    OTHER,
+    PRIVATE,
+    STORE,
+    STORE_V6,
+    THIRD,
+    Authority,
+    Listeners,
+    Names,
+    build,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -62,6 +73,7 @@ class World:
     outcomes: Counter[str] = field(default_factory=Counter)
     backends: dict[str, int] = field(default_factory=dict)
     made: dict[object, egress.Walls] = field(default_factory=dict)
+    opened: int = 0
     gates: set[str] = field(default_factory=set)
     waiting: set[str] = field(default_factory=set)
     failures: Counter[str] = field(default_factory=Counter)
@@ -124,12 +136,22 @@ class World:
             error, code = failure, failure.faults[0].why.value
         await asyncio.sleep(0)
         self.outcomes[code] += 1
-        return Got(code, bytes(content), error, self.listeners.total - before)
+        made = self.listeners.total - before
+        if walls is not None and walls._networks._opened:
+            self.opened += made
+        return Got(code, bytes(content), error, made)
 
     def summary(self) -> str:
         """What the whole run came to."""
         told = ", ".join(f"{count} {code}" for code, count in sorted(self.outcomes.items()))
-        return f"{sum(self.outcomes.values())} fetches: {told}"
+        private = sum(
+            count for (address, _), count in self.listeners.connections.items() if address in PRIVATE
+        )
+        return (
+            f"{sum(self.outcomes.values())} single fetches: {told}; "
+            f"{self.listeners.total} connections in all, {private} of them to addresses that are "
+            f"not public (opened by a test's own setting: {self.opened})"
+        )
 
     # The web server.
 
@@ -179,7 +201,7 @@ class World:
 
     async def _endless(self, writer, headers, fields, path) -> None:
         writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
-        while True:
+        while not writer.is_closing():
             writer.write(b"10000\r\n" + b"\0" * 65536 + b"\r\n")
             await writer.drain()
 
@@ -218,7 +240,7 @@ class World:
         head = f"HTTP/1.1 200 OK\r\nContent-Length: {len(CONTENT)}\r\n\r\n"
         writer.write(head.encode() + CONTENT[:half])
         await writer.drain()
-        while fields["name"] not in self.gates:
+        while fields["name"] not in self.gates and not writer.is_closing():
             await asyncio.sleep(0.01)
         writer.write(CONTENT[half:])
         await writer.drain()
@@ -239,7 +261,7 @@ class World:
 
     async def _drip(self, writer, headers, fields, path) -> None:
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n")
-        while True:
+        while not writer.is_closing():
             writer.write(b"x")
             await writer.drain()
             await asyncio.sleep(0.05)

@@ -56,9 +56,9 @@ OUTAGE_RETRY_SECONDS = 30.0
 OUTAGE_PATIENCE = timedelta(hours=24)
 """How long a promised download waits for our own storage or database."""
 
-HOLD_SECONDS = 30.0
+HOLD_SECONDS = 15.0
 KEEP_SECONDS = 5.0
-"""A process holds a download for so long, and puts that off as often: a busy one is not dead."""
+"""How long a process holds a download, and how often it puts that off: busy is not dead."""
 
 LOOK_SECONDS = 1.0
 """Between looks for what was left, and for how a download in another process stands."""
