@@ -27,6 +27,8 @@ from cryptography.x509.oid import NameOID
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
+    Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
 STORE, OTHER, THIRD = "93.184.216.34", "93.184.216.35", "93.184.216.36"
 STORE_V6 = "2606:2800:220:1::34"
 """Public addresses, here only."""
@@ -78,8 +80,6 @@ PRIVATE = (
 """What may not be reached, each with a listener."""
 
 PORTS = (443, 80, 22, 8080, 8443, 8333)
-
-Handler = "Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]"
 
 
 def build(resolver: Path) -> None:

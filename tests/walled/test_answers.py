@@ -43,7 +43,9 @@ def test_an_authority_that_nobody_named_is_not_trusted(world: World, runner: asy
 def test_the_target_is_sent_byte_for_byte_and_nothing_else_is_said(
     world: World, runner: asyncio.Runner
 ):
-    target = "/echo.wav/a//b/../%7e%2F%2f;x='(*)!$&+,=:@~|^`{}\"<>?X-Amz-Signature=a%2Bb+c%20/?=&&%"
+    target = (
+        "/echo.wav/a//b/../%7e%2F%2f;x='(*)!$&+,=:@~|^`{}\"<>?X-Amz-Signature=a%2Bb+c%20/?=&&%"
+    )
     got = runner.run(world.fetch(f"https://{STORE_NAME}{target}#fragment"))
     lines = got.content.decode().split("\r\n")
     assert lines[0] == f"GET {target} HTTP/1.1"
@@ -63,9 +65,7 @@ def test_no_cookie_is_kept(world: World, runner: asyncio.Runner):
 
 
 @pytest.mark.parametrize("code", [201, 204, 206, 300, 304, 400, 401, 403, 404, 410, 429, 500, 503])
-def test_any_status_but_200_is_a_failure_and_told(
-    world: World, runner: asyncio.Runner, code: int
-):
+def test_any_status_but_200_is_a_failure_and_told(world: World, runner: asyncio.Runner, code: int):
     got = runner.run(world.fetch(at(f"status/{code}/x.wav")))
     assert got.code == FAILED
     assert got.error is not None
@@ -203,9 +203,9 @@ def test_a_rest_of_another_range_or_file_is_not_taken(
         "ETag": TAG,
     }
 
-    async def rest(writer, headers, fields, path) -> None:
+    async def rest(ask: server.Ask) -> None:
         given = {**right, header: value}
-        await server._answer(writer, CONTENT[third:], "206 Partial Content", **given)
+        await server._answer(ask.writer, CONTENT[third:], "206 Partial Content", **given)
 
     monkeypatch.setattr(world, "_file", rest)
     assert runner.run(world.fetch(at("cut.wav"))).code == FAILED

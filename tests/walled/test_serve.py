@@ -44,14 +44,10 @@ def hold_is_over(url: str) -> None:
         scope.run(sa.update(tables.download).values(held_until=past))
 
 
-def test_a_promised_download_survives_kill_and_stop(
-    world: World, tmp_path: Path, sqlite_url: str
-):
+def test_a_promised_download_survives_kill_and_stop(world: World, tmp_path: Path, sqlite_url: str):
     name = secrets.token_hex(4)
     settings = {"fetch_ca_file": world.authority.path, "shutdown_grace_seconds": 2}
-    server = Server(
-        tmp_path / "data", sqlite_url, arguments=("--no-worker",), settings=settings
-    )
+    server = Server(tmp_path / "data", sqlite_url, arguments=("--no-worker",), settings=settings)
     with serving(server):
         caller = server.caller()
         address = f"https://{STORE_NAME}/gate.wav?name={name}"
@@ -72,8 +68,9 @@ def test_a_promised_download_survives_kill_and_stop(
         world.gates.add(name)
         caller = Caller(server.base, caller.token, opened=server.opened)
         found = until(
-            lambda: (r := record(caller, answer.headers["location"]))["status"] != "downloading"
-            and r,
+            lambda: (
+                (r := record(caller, answer.headers["location"]))["status"] != "downloading" and r
+            ),
             "it ends",
         )
         assert found["status"] == "received"

@@ -6,7 +6,6 @@ import asyncio
 import dataclasses
 import gzip
 import hashlib
-import ssl
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -29,6 +28,7 @@ from walled.network import (
 )
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Iterable, Mapping
     from pathlib import Path
 
@@ -62,6 +62,16 @@ class Got:
     content: bytes = b""
     error: FetchError | None = None
     connections: int = 0
+
+
+@dataclass(frozen=True)
+class Ask:
+    """One request to the web server, and where its answer goes."""
+
+    writer: asyncio.StreamWriter
+    headers: Mapping[str, str]
+    fields: Mapping[str, str]
+    path: str
 
 
 @dataclass
@@ -117,9 +127,7 @@ class World:
             )
         return self.made[key]
 
-    async def fetch(
-        self, address: str, walls: egress.Walls | None = None, **limits: float
-    ) -> Got:
+    async def fetch(self, address: str, walls: egress.Walls | None = None, **limits: float) -> Got:
         """Downloads; tells the code of its end, and how many connections were made for it."""
         content = bytearray()
 
@@ -145,7 +153,9 @@ class World:
         """What the whole run came to."""
         told = ", ".join(f"{count} {code}" for code, count in sorted(self.outcomes.items()))
         private = sum(
-            count for (address, _), count in self.listeners.connections.items() if address in PRIVATE
+            count
+            for (address, _), count in self.listeners.connections.items()
+            if address in PRIVATE
         )
         return (
             f"{sum(self.outcomes.values())} single fetches: {told}; "
@@ -168,135 +178,140 @@ class World:
         path, _, query = target.partition("?")
         fields = {key: values[0] for key, values in parse_qs(query).items()}
         action = getattr(self, f"_{path.strip('/').split('/')[0].partition('.')[0]}", self._file)
-        await action(writer, headers, fields, path)
+        await action(Ask(writer, headers, fields, path))
 
-    async def _file(self, writer, headers, fields, path) -> None:
-        start = headers.get("range", "")
+    async def _file(self, ask: Ask) -> None:
+        start = ask.headers.get("range", "")
         if start:
             begin = int(start.removeprefix("bytes=").rstrip("-"))
             rest = CONTENT[begin:]
             place = f"bytes {begin}-{len(CONTENT) - 1}/{len(CONTENT)}"
-            await _answer(writer, rest, "206 Partial Content", ETag=TAG, Content_Range=place)
+            await _answer(ask.writer, rest, "206 Partial Content", ETag=TAG, Content_Range=place)
         else:
-            await _answer(writer, CONTENT, ETag=TAG)
+            await _answer(ask.writer, CONTENT, ETag=TAG)
 
-    async def _echo(self, writer, headers, fields, path) -> None:
-        await _answer(writer, self.requests[-1].encode("latin-1"))
+    async def _echo(self, ask: Ask) -> None:
+        await _answer(ask.writer, self.requests[-1].encode("latin-1"))
 
-    async def _status(self, writer, headers, fields, path) -> None:
-        code = path.split("/")[2]
-        await _answer(writer, CONTENT, f"{code} Whatever")
+    async def _status(self, ask: Ask) -> None:
+        code = ask.path.split("/")[2]
+        await _answer(ask.writer, CONTENT, f"{code} Whatever")
 
-    async def _gzip(self, writer, headers, fields, path) -> None:
-        await _answer(writer, gzip.compress(CONTENT), Content_Encoding=fields.get("as", "gzip"))
+    async def _gzip(self, ask: Ask) -> None:
+        await _answer(
+            ask.writer, gzip.compress(CONTENT), Content_Encoding=ask.fields.get("as", "gzip")
+        )
 
-    async def _chunked(self, writer, headers, fields, path) -> None:
-        writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+    async def _chunked(self, ask: Ask) -> None:
+        ask.writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
         for place in range(0, len(CONTENT), 5000):
             piece = CONTENT[place : place + 5000]
-            writer.write(b"%x\r\n%s\r\n" % (len(piece), piece))
-        if "cut" not in fields:
-            writer.write(b"0\r\n\r\n")
-        await writer.drain()
+            ask.writer.write(b"%x\r\n%s\r\n" % (len(piece), piece))
+        if "cut" not in ask.fields:
+            ask.writer.write(b"0\r\n\r\n")
+        await ask.writer.drain()
 
-    async def _endless(self, writer, headers, fields, path) -> None:
-        writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
-        while not writer.is_closing():
-            writer.write(b"10000\r\n" + b"\0" * 65536 + b"\r\n")
-            await writer.drain()
+    async def _endless(self, ask: Ask) -> None:
+        ask.writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+        while not ask.writer.is_closing():
+            ask.writer.write(b"10000\r\n" + b"\0" * 65536 + b"\r\n")
+            await ask.writer.drain()
 
-    async def _lying(self, writer, headers, fields, path) -> None:
-        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % (SIZE_LIMIT + 1))
-        await writer.drain()
+    async def _lying(self, ask: Ask) -> None:
+        ask.writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % (SIZE_LIMIT + 1))
+        await ask.writer.drain()
 
-    async def _whole(self, writer, headers, fields, path) -> None:
-        await _answer(writer, b"RIFF" + b"\0" * (SIZE_LIMIT - 4))
+    async def _whole(self, ask: Ask) -> None:
+        await _answer(ask.writer, b"RIFF" + b"\0" * (SIZE_LIMIT - 4))
 
-    async def _unknown(self, writer, headers, fields, path) -> None:
-        writer.write(b"HTTP/1.0 200 OK\r\n\r\n" + CONTENT)
-        await writer.drain()
+    async def _unknown(self, ask: Ask) -> None:
+        ask.writer.write(b"HTTP/1.0 200 OK\r\n\r\n" + CONTENT)
+        await ask.writer.drain()
 
-    async def _twice(self, writer, headers, fields, path) -> None:
+    async def _twice(self, ask: Ask) -> None:
         lengths = b"Content-Length: 5\r\nContent-Length: 6\r\n"
-        writer.write(b"HTTP/1.1 200 OK\r\n" + lengths + b"\r\nhello!")
-        await writer.drain()
+        ask.writer.write(b"HTTP/1.1 200 OK\r\n" + lengths + b"\r\nhello!")
+        await ask.writer.drain()
 
-    async def _nonsense(self, writer, headers, fields, path) -> None:
-        writer.write(b"SSH-2.0-OpenSSH_9.2\r\n\r\n")
-        await writer.drain()
+    async def _nonsense(self, ask: Ask) -> None:
+        ask.writer.write(b"SSH-2.0-OpenSSH_9.2\r\n\r\n")
+        await ask.writer.drain()
 
-    async def _huge(self, writer, headers, fields, path) -> None:
-        writer.write(b"HTTP/1.1 200 OK\r\n" + b"X: " + b"y" * 200_000 + b"\r\n\r\n")
-        await writer.drain()
+    async def _huge(self, ask: Ask) -> None:
+        ask.writer.write(b"HTTP/1.1 200 OK\r\n" + b"X: " + b"y" * 200_000 + b"\r\n\r\n")
+        await ask.writer.drain()
 
-    async def _redirect(self, writer, headers, fields, path) -> None:
-        code = fields.get("code", "302")
-        await _answer(writer, b"elsewhere", f"{code} Found", Location=unquote(fields["to"]))
+    async def _redirect(self, ask: Ask) -> None:
+        code = ask.fields.get("code", "302")
+        await _answer(
+            ask.writer, b"elsewhere", f"{code} Found", Location=unquote(ask.fields["to"])
+        )
 
-    async def _gate(self, writer, headers, fields, path) -> None:
+    async def _gate(self, ask: Ask) -> None:
         """Sends half, and the rest once the gate of that name is open."""
-        self.waiting.add(fields["name"])
+        self.waiting.add(ask.fields["name"])
         half = len(CONTENT) // 2
         head = f"HTTP/1.1 200 OK\r\nContent-Length: {len(CONTENT)}\r\n\r\n"
-        writer.write(head.encode() + CONTENT[:half])
-        await writer.drain()
-        while fields["name"] not in self.gates and not writer.is_closing():
+        ask.writer.write(head.encode() + CONTENT[:half])
+        await ask.writer.drain()
+        name, closing = ask.fields["name"], ask.writer.is_closing
+        while name not in self.gates and not closing():  # noqa: ASYNC110 - set by another thread
             await asyncio.sleep(0.01)
-        writer.write(CONTENT[half:])
-        await writer.drain()
+        ask.writer.write(CONTENT[half:])
+        await ask.writer.drain()
 
-    async def _flaky(self, writer, headers, fields, path) -> None:
+    async def _flaky(self, ask: Ask) -> None:
         """Fails as often as `times` says, then serves."""
-        self.failures[path] += 1
-        if self.failures[path] <= int(fields["times"]):
-            await _answer(writer, b"", "503 Busy")
+        self.failures[ask.path] += 1
+        if self.failures[ask.path] <= int(ask.fields["times"]):
+            await _answer(ask.writer, b"", "503 Busy")
         else:
-            await _answer(writer, CONTENT)
+            await _answer(ask.writer, CONTENT)
 
-    async def _content(self, writer, headers, fields, path) -> None:
-        await _answer(writer, self.contents[fields["name"]])
+    async def _content(self, ask: Ask) -> None:
+        await _answer(ask.writer, self.contents[ask.fields["name"]])
 
-    async def _silent(self, writer, headers, fields, path) -> None:
+    async def _silent(self, _ask: Ask) -> None:
         await asyncio.sleep(30)
 
-    async def _drip(self, writer, headers, fields, path) -> None:
-        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n")
-        while not writer.is_closing():
-            writer.write(b"x")
-            await writer.drain()
+    async def _drip(self, ask: Ask) -> None:
+        ask.writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n")
+        while not ask.writer.is_closing():
+            ask.writer.write(b"x")
+            await ask.writer.drain()
             await asyncio.sleep(0.05)
 
-    async def _cookie(self, writer, headers, fields, path) -> None:
-        where = "/echo.wav" if "cookie" not in headers else "/file.wav"
-        await _answer(writer, b"", "302 Found", Location=where, Set_Cookie="a=b; Path=/")
+    async def _cookie(self, ask: Ask) -> None:
+        where = "/echo.wav" if "cookie" not in ask.headers else "/file.wav"
+        await _answer(ask.writer, b"", "302 Found", Location=where, Set_Cookie="a=b; Path=/")
 
-    async def _cut(self, writer, headers, fields, path) -> None:
+    async def _cut(self, ask: Ask) -> None:
         """Sends a third and cuts; `then` says what a resume meets; `tag` which tag it shows."""
-        tag = {"none": "", "weak": f"W/{TAG}"}.get(fields.get("tag", ""), TAG)
+        tag = {"none": "", "weak": f"W/{TAG}"}.get(ask.fields.get("tag", ""), TAG)
         third = len(CONTENT) // 3
-        began = int(headers.get("range", "bytes=0-").removeprefix("bytes=").rstrip("-"))
-        then = fields.get("then", "rest")
+        began = int(ask.headers.get("range", "bytes=0-").removeprefix("bytes=").rstrip("-"))
+        then = ask.fields.get("then", "rest")
         if not began:
             named = f"ETag: {tag}\r\n" if tag else ""
             head = f"HTTP/1.1 200 OK\r\n{named}Content-Length: {len(CONTENT)}\r\n\r\n"
-            writer.write(head.encode() + CONTENT[:third])
+            ask.writer.write(head.encode() + CONTENT[:third])
         elif then == "rest":
-            assert headers["if-range"] == TAG.lower()
-            await self._file(writer, headers, fields, path)
+            assert ask.headers["if-range"] == TAG.lower()
+            await self._file(ask)
         elif then == "again":
             place = f"bytes {began}-{len(CONTENT) - 1}/{len(CONTENT)}"
             head = f"HTTP/1.1 206 Partial\r\nETag: {TAG}\r\nContent-Range: {place}\r\n"
             rest = CONTENT[began:]
-            writer.write(f"{head}Content-Length: {len(rest)}\r\n\r\n".encode() + rest[:100])
+            ask.writer.write(f"{head}Content-Length: {len(rest)}\r\n\r\n".encode() + rest[:100])
         else:
-            await _answer(writer, *_OTHER_RESTS[then](began))
-        await writer.drain()
-        writer.transport.abort()
+            await _answer(ask.writer, *_OTHER_RESTS[then])
+        await ask.writer.drain()
+        ask.writer.transport.abort()
 
 
 _OTHER_RESTS = {
-    "changed": lambda began: (CONTENT, "200 OK"),
-    "gone": lambda began: (b"", "404 Gone"),
+    "changed": (CONTENT, "200 OK"),
+    "gone": (b"", "404 Gone"),
 }
 
 
