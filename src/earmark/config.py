@@ -100,9 +100,9 @@ class Settings(BaseSettings):
     )
     secret_key: Secret = Field(
         default="",
-        description="At least 32 characters from which the pepper of client secrets and the key "
-        "that wraps signing keys are derived. Empty on SQLite means a random one, made once in "
-        "the data folder; required on PostgreSQL.",
+        description="At least 32 characters from which the pepper of client secrets and the keys "
+        "that wrap signing keys and signed addresses are derived. Empty on SQLite means a random "
+        "one, made once in the data folder; required on PostgreSQL.",
     )
     max_upload_bytes: Bytes = Field(
         default=int(2.5 * GIBIBYTE),
@@ -153,8 +153,8 @@ class Settings(BaseSettings):
         "lead to, for stores on your own site. Loopback, link-local and metadata addresses are "
         "never reached.",
     )
-    fetch_ca_file: Path | None = Field(
-        default=None,
+    fetch_ca_file: str = Field(
+        default="",
         description="PEM file of further certificate authorities that stores behind a "
         "`signedUrl` may have. Empty means the system's alone.",
     )

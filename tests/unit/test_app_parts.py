@@ -183,4 +183,4 @@ def test_a_file_of_authorities_must_be_one(tmp_path):
     (tmp_path / "empty.pem").write_text("")
     for path in (tmp_path / "none.pem", tmp_path / "empty.pem", tmp_path):
         with pytest.raises(SettingsError, match="EARMARK_FETCH_CA_FILE"):
-            module.walls(Settings(fetch_ca_file=path))
+            module.walls(Settings(fetch_ca_file=str(path)))

@@ -170,7 +170,7 @@ def walls(settings: Settings) -> egress.Walls:
         raise SettingsError(f"EARMARK_FETCH_ALLOW_NETWORKS: {error}.") from None
     try:
         return egress.Walls(
-            hosts=settings.fetch_hosts, networks=networks, ca_file=settings.fetch_ca_file
+            hosts=settings.fetch_hosts, networks=networks, ca_file=settings.fetch_ca_file or None
         )
     except OSError as error:
         raise SettingsError(

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 
 from earmark.database.tables import download, interaction
+from earmark.errors import Why
 from earmark.model import Accepted, Cause, Download, DownloadStatus
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from earmark.database.core import Scope
 
 INTERRUPTED = Cause(
-    "signed_url_interrupted",
+    Why.SIGNED_URL_INTERRUPTED.value,
     "The service stopped in the middle of the download. Send the upload again.",
 )
 

@@ -48,7 +48,7 @@ class Walls:
         *,
         hosts: Iterable[str] = (),
         networks: Networks | None = None,
-        ca_file: Path | None = None,
+        ca_file: str | Path | None = None,
         resolve: Resolve | None = None,
     ) -> None:
         """Reads the authorities; opens nothing.

@@ -71,7 +71,7 @@ PURGE_SECONDS = 3600.0
 SEAL_PURPOSE = "signed address v1"
 
 _UNREADABLE = Cause(
-    "signed_url_interrupted",
+    Why.SIGNED_URL_INTERRUPTED.value,
     "EARMARK_SECRET_KEY was changed before the download ended. Send the upload again.",
 )
 _INTERNAL = Cause("internal", "Earmark has a fault; the log has the details under this id.")
