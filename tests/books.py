@@ -76,8 +76,17 @@ class Books:
                 sa.update(tables.interaction).where(tables.interaction.c.id == id_).values(values)
             )
 
-    def step(self, id_: UUID, name: str, status: StepStatus, position: int = 0) -> None:
-        failed = status in {StepStatus.FAILED, StepStatus.SKIPPED}
+    def step(
+        self,
+        id_: UUID,
+        name: str,
+        status: StepStatus,
+        position: int = 0,
+        *,
+        code: str = "broken",
+    ) -> None:
+        failed = status in {StepStatus.FAILED, StepStatus.SKIPPED, StepStatus.WAITING}
+        over = status not in {StepStatus.RUNNING, StepStatus.WAITING}
         row = {
             "interaction_id": id_,
             "name": name,
@@ -85,8 +94,9 @@ class Books:
             "status": status,
             "attempts": 3,
             "started_at": NOON,
-            "finished_at": None if status is StepStatus.RUNNING else NOON + DAY,
-            "error_code": "broken" if failed else None,
+            "finished_at": NOON + DAY if over else None,
+            "next_attempt_at": NOON + DAY if status is StepStatus.WAITING else None,
+            "error_code": code if failed else None,
             "error_message": "It is broken." if failed else None,
         }
         with self.database.write(self.organization_id) as scope:

@@ -19,6 +19,7 @@ from earmark.database import Database, interactions, tables
 from earmark.model import Cause, MediaType, Status, new_id, now
 from earmark.pipeline import Done, Item, Outcome, Skipped, Step
 from earmark.pipeline.notes import Notes
+from earmark.pipeline.run import Pipeline
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -84,6 +85,31 @@ def retry(database: Database, organization_id: UUID, interaction_id: UUID) -> No
 def delete(database: Database, organization_id: UUID, interaction_id: UUID) -> None:
     with database.write(organization_id) as scope:
         interactions.delete(scope, interaction_id)
+
+
+def process(
+    database: Database,
+    organization_id: UUID,
+    interaction_id: UUID,
+    *steps: Step,
+    number: int | None = None,
+    stopping: threading.Event | None = None,
+) -> None:
+    """Processes a round, the present one unless another is said, and each that follows it."""
+    pipeline = Pipeline(database, steps, stopping=stopping or threading.Event(), wait_factor=0.0)
+    processed = None
+    number = number or present_round(database, interaction_id)
+    while number != processed:
+        pipeline.process(str(organization_id), str(interaction_id), str(number))
+        processed, number = number, present_round(database, interaction_id, but=number)
+
+
+def present_round(database: Database, interaction_id: UUID, *, but: int = 1) -> int:
+    """The round of an interaction; another one if it does not wait to be processed."""
+    with database.read(None) as scope:
+        found = interactions.load(scope, [interaction_id]).get(interaction_id)
+    waits = found is not None and found.status in interactions.UNFINISHED
+    return found.round if found is not None and waits else but
 
 
 def hasten(change: pytest.MonkeyPatch) -> None:
@@ -196,7 +222,7 @@ def work(url: str, folder: Path, grace_seconds: float) -> None:
 
     threading.Thread(target=_end_with_tests, daemon=True).start()
     hasten(pytest.MonkeyPatch())
-    pace = Pace(grace_seconds=grace_seconds, backoff_seconds=(0.05, 0.05), watch_seconds=0.1)
+    pace = Pace(grace_seconds=grace_seconds, wait_factor=0.01, watch_seconds=0.1)
     run_worker(Database(url), [FromFolder(folder)], concurrency=2, pace=pace)
 
 

@@ -145,3 +145,15 @@ def break_out(_file: BinaryIO, *, path: str, port: int) -> Result:
         udp.sendto(b"X", ("127.0.0.1", port))
         tried["sent"] = True
     return tried, b""
+
+
+def obey(file: BinaryIO, **_: object) -> Result:
+    """Does what the file says at its end."""
+    content = file.read()
+    if content.endswith(b"crash"):
+        ctypes.string_at(0)
+    if content.endswith(b"abort"):
+        os.abort()
+    if content.endswith(b"spin"):
+        spin(file)
+    return swell(file, megabytes=4096)

@@ -162,6 +162,7 @@ class Server:
             takes 50 ms for each connection.
         measured: whether its coverage is: it makes a start half as long again, and processes
             that are killed write none.
+        program: what takes the place of the command `earmark`.
     """
 
     data: Path
@@ -172,6 +173,7 @@ class Server:
     scheme: str = "http"
     verify: Any = False
     measured: bool = False
+    program: tuple[str, ...] = (EARMARK,)
     process: subprocess.Popen[bytes] | None = None
     opened: list[httpx.Client] = field(default_factory=list)
 
@@ -203,7 +205,7 @@ class Server:
         """Starts it without waiting for anything."""
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [EARMARK, "serve", "--port", str(self.port), *self.arguments],
+                [*self.program, "serve", "--port", str(self.port), *self.arguments],
                 env=self.environment,
                 stdout=log,
                 stderr=log,

@@ -61,6 +61,14 @@ def _base_url(value: str) -> str:
     return value.rstrip("/")
 
 
+def _folder(value: Path) -> Path:
+    try:
+        str(value.absolute()).encode()
+    except UnicodeEncodeError:
+        raise ValueError("use a path whose name is UTF-8") from None
+    return value
+
+
 def _secret(value: str) -> str:
     if value and len(value) < MIN_SECRET_CHARACTERS:
         raise ValueError(f"use at least {MIN_SECRET_CHARACTERS} random characters")
@@ -71,6 +79,7 @@ Bytes = Annotated[int, BeforeValidator(_bytes)]
 Networks = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_networks)]
 Hosts = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_hosts)]
 BaseUrl = Annotated[str, AfterValidator(_base_url)]
+Folder = Annotated[Path, AfterValidator(_folder)]
 Secret = Annotated[str, AfterValidator(_secret)]
 
 
@@ -79,7 +88,7 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="EARMARK_", extra="ignore", frozen=True)
 
-    data: Path = Field(
+    data: Folder = Field(
         default=Path("earmark-data"),
         description="Folder for everything that is kept on this machine; made if absent.",
     )

@@ -7,16 +7,20 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import hashlib
 import itertools
 import re
-from dataclasses import dataclass, field
+from collections import Counter
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING
 from uuid import UUID
 
+from earmark.database import clients, journal
 from earmark.database import interactions as stored
-from earmark.database import journal
 from earmark.errors import (
+    CallerError,
     ConflictError,
     ForbiddenError,
     Invalid,
@@ -24,17 +28,21 @@ from earmark.errors import (
     NotFoundError,
     UnavailableError,
 )
-from earmark.model import LOCALES, Grant, MediaType, Status, storable
+from earmark.model import LOCALES, Grant, MediaType, Principal, Status, StepStatus, storable
 from earmark.render.json import parse
+from earmark.render.vcon import Conversation
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from earmark.database import Database, Scope
     from earmark.database.interactions import Position
-    from earmark.model import Event, Interaction, Principal, Query
+    from earmark.model import Event, Interaction, Query
     from earmark.model.transcript import Transcript
     from earmark.storage import Store
+
+TROUBLED = frozenset({StepStatus.FAILED, StepStatus.SKIPPED, StepStatus.WAITING})
+"""Where a step stands that a retry runs again."""
 
 DEFAULT_LIMIT = 50
 MAX_LIMIT = 1000
@@ -45,6 +53,9 @@ PAGE_CHARACTERS = 8 * 1024 * 1024
 
 LOAD_BATCH = 50
 """Interactions loaded at once, so that a page overshoots `PAGE_CHARACTERS` by a batch at most."""
+
+RETRY_BATCH = 50
+"""Interactions put back in one transaction: on SQLite, uploads wait for it."""
 
 SWEEP_GRACE_SECONDS = 3600.0
 """What is younger may belong to an upload whose row is about to be committed."""
@@ -68,6 +79,11 @@ def transcript_key(interaction_id: UUID) -> str:
     return f"{interaction_id}.transcript"
 
 
+def sha512_key(interaction_id: UUID) -> str:
+    """The storage key of the SHA-512 of an interaction's media."""
+    return f"{interaction_id}.sha512"
+
+
 @dataclass(frozen=True, slots=True)
 class Page:
     """Interactions in reading order.
@@ -79,6 +95,22 @@ class Page:
 
     items: tuple[Interaction, ...]
     next_cursor: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Retried:
+    """What became of the interactions that a bulk retry looked at.
+
+    Attributes:
+        retried: how many are processed once more.
+        left: how many were left as they are, by the code that a retry of one raises; "not_found"
+            for NotFoundError.
+        next_cursor: to go on with; None after the last one.
+    """
+
+    retried: int
+    left: Mapping[str, int]
+    next_cursor: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +138,18 @@ class Media:
         """
         return self._bound.open_media(self.interaction_id, start, stop)
 
+    def sha512(self) -> bytes:
+        """Its SHA-512, 64 bytes: computed when it is first asked for, about 2 s for each GB.
+
+        An upload computes SHA-256 alone, which processors do in hardware; this one would slow
+        down every upload for the few that are taken away as vCon.
+
+        Raises:
+            NotFoundError: the interaction was deleted meanwhile.
+            UnavailableError: the storage cannot serve the bytes.
+        """
+        return self._bound.media_sha512(self.interaction_id)
+
 
 @dataclass(frozen=True, slots=True)
 class Swept:
@@ -126,6 +170,11 @@ class Interactions:
     def for_(self, principal: Principal) -> OrganizationInteractions:
         """The interactions of the principal's organization."""
         return OrganizationInteractions(self, principal)
+
+    def for_operator(self, organization_id: UUID) -> OrganizationInteractions:
+        """The interactions of an organization, for whoever runs the service."""
+        principal = Principal(organization_id, "", frozenset(Grant))
+        return OrganizationInteractions(self, principal, actor="operator")
 
     def sweep(self, *, grace_seconds: float = SWEEP_GRACE_SECONDS) -> Swept:
         """Removes what uploads and deletions left behind, of all organizations.
@@ -160,11 +209,14 @@ class OrganizationInteractions:
     storage or database cannot serve.
     """
 
-    def __init__(self, interactions: Interactions, principal: Principal) -> None:
+    def __init__(
+        self, interactions: Interactions, principal: Principal, *, actor: str = ""
+    ) -> None:
         self._database = interactions.database
         self._store = interactions.store
         self._principal = principal
         self._organization_id = principal.organization_id
+        self._actor = actor or f"client:{principal.client_id}"
 
     def find(self, query: Query, *, limit: int = DEFAULT_LIMIT, cursor: str | None = None) -> Page:
         """A page of the interactions that the query finds, newest first.
@@ -222,6 +274,18 @@ class OrganizationInteractions:
             self.get(interaction_id)  # deleted meanwhile, most likely
             raise UnavailableError("the stored media is missing") from error
 
+    def media_sha512(self, interaction_id: UUID) -> bytes:
+        """See Media.sha512."""
+        key = sha512_key(interaction_id)
+        with contextlib.suppress(NotFoundError):
+            return b"".join(self._store.read(key))
+        digest = hashlib.sha512()
+        for chunk in self.open_media(interaction_id, 0, None):
+            digest.update(chunk)
+        with contextlib.suppress(UnavailableError):  # a full disk: computed once more next time
+            self._store.put(key, digest.digest())
+        return digest.digest()
+
     def waveform(self, interaction_id: UUID) -> bytes:
         """The peaks of a recording: JSON of BBC audiowaveform, version 2.
 
@@ -243,12 +307,24 @@ class OrganizationInteractions:
                 skipped before there was one.
             ConflictError: `processing`: it may have one later.
         """
-        interaction = self.get(interaction_id)
-        if interaction.transcript is None:
-            if interaction.status in stored.UNFINISHED:
-                raise ConflictError("processing", "The interaction is still processed; ask later.")
+        transcript = self._transcript(self.get(interaction_id))
+        if transcript is None:
             raise NotFoundError(f"{interaction_id} has no transcript")
-        return parse(b"".join(self._store.read(transcript_key(interaction_id))))
+        return transcript
+
+    def conversation(self, interaction_id: UUID) -> Conversation:
+        """All that is known of an interaction, to be taken away; without its media.
+
+        Its transcript is with it, if it has one: not if its processing failed or was skipped.
+
+        Raises:
+            NotFoundError: the organization has none of this id.
+            ConflictError: `processing`: it may have a transcript later.
+        """
+        interaction = self.get(interaction_id)
+        with self._database.read(self._organization_id) as scope:
+            organization = clients.own_organization(scope)
+        return Conversation(interaction, organization, self._transcript(interaction))
 
     def delete(self, interaction_id: UUID) -> None:
         """Removes an interaction with all that belongs to it; its file name is free again.
@@ -262,23 +338,83 @@ class OrganizationInteractions:
                 raise NotFoundError(str(interaction_id))
             self._tell(scope, interaction_id, "delete", "deleted")
         # The row is gone, so nobody reads them any more; what fails here is left to the sweeper.
-        for key_of in (media_key, waveform_key, transcript_key):
+        for key_of in (media_key, waveform_key, transcript_key, sha512_key):
             with contextlib.suppress(UnavailableError):
                 self._store.delete(key_of(interaction_id))
 
     def retry(self, interaction_id: UUID) -> None:
         """Has an interaction processed once more, from the steps that are not done.
 
+        What waits for its next attempt need not wait longer, and its attempts are counted anew.
+
         Raises:
             NotFoundError: the organization has none of this id.
             ConflictError: `processing`: it is under way; `nothing_to_retry`: it is ready and no
-                step was skipped.
+                step failed or was skipped.
         """
         self._demand(Grant.MANAGE)
         with self._database.write(self._organization_id) as scope:
-            _demand_retry(scope, interaction_id)
-            number = stored.receive_again(scope, interaction_id)
-            self._tell(scope, interaction_id, "retry", "retried", round=number)
+            obstacle = _obstacle(scope, interaction_id)
+            if obstacle is not None:
+                raise obstacle
+            self._put_back(scope, interaction_id)
+
+    def retry_found(
+        self,
+        query: Query,
+        *,
+        limit: int = MAX_LIMIT,
+        cursor: str | None = None,
+        dry_run: bool = False,
+    ) -> Retried:
+        """Has those retried that the query finds and of which a step is not well, newest first.
+
+        Doing it again does no harm: what was put back is under way then. If it is broken off,
+        what was put back until then stays so.
+
+        Args:
+            query: as for `find`; of step statuses, those that it names, else all that `TROUBLED`.
+            limit: the most to look at, 1 to `MAX_LIMIT`.
+            cursor: of the call before, to go on after it.
+            dry_run: only tell what would be done.
+
+        Raises:
+            InvalidError: a value of the query, the limit or the cursor is wrong; all of them.
+        """
+        self._demand(Grant.MANAGE)
+        after = _checked(query, limit, cursor)
+        wanted = replace(query, step_statuses=query.step_statuses or TROUBLED)
+        with self._database.read(self._organization_id) as scope:
+            found = stored.positions(scope, wanted, after=after, limit=limit + 1)
+        chosen = [position.id for position in found[:limit]]
+        retried = self.retry_these(chosen, dry_run=dry_run)
+        more = _cursor(found[limit - 1]) if len(found) > limit else None
+        return replace(retried, next_cursor=more)
+
+    def retry_these(self, ids: Sequence[UUID], *, dry_run: bool = False) -> Retried:
+        """Has those of these interactions retried that can be; see `retry_found`."""
+        self._demand(Grant.MANAGE)
+        outcomes: Counter[str] = Counter()
+        waiting = iter(dict.fromkeys(ids))
+        while batch := list(itertools.islice(waiting, RETRY_BATCH)):
+            outcomes += self._retry_batch(batch, dry_run=dry_run)
+        retried = outcomes.pop(_RETRIED, 0)
+        return Retried(retried, outcomes)
+
+    def _retry_batch(self, ids: Sequence[UUID], *, dry_run: bool) -> Counter[str]:
+        outcomes: Counter[str] = Counter()
+        begin = self._database.read if dry_run else self._database.write
+        with begin(self._organization_id) as scope:
+            for interaction_id in sorted(ids):  # in one order: two at once do not block each other
+                obstacle = _obstacle(scope, interaction_id)
+                if obstacle is None and not dry_run:
+                    self._put_back(scope, interaction_id)
+                outcomes[_outcome(obstacle)] += 1
+        return outcomes
+
+    def _put_back(self, scope: Scope, interaction_id: UUID) -> None:
+        number = stored.receive_again(scope, interaction_id)
+        self._tell(scope, interaction_id, "retry", "retried", round=number)
 
     def events(self, *, after: int = 0, limit: int = DEFAULT_LIMIT) -> Sequence[Event]:
         """What happened to the organization's interactions, in order, deleted ones included.
@@ -298,6 +434,13 @@ class OrganizationInteractions:
             journal.number_events(scope)
             return journal.events(scope, after=after, limit=limit)
 
+    def _transcript(self, interaction: Interaction) -> Transcript | None:
+        if interaction.transcript is None:
+            if interaction.status in stored.UNFINISHED:
+                raise ConflictError("processing", "The interaction is still processed; ask later.")
+            return None
+        return parse(b"".join(self._store.read(transcript_key(interaction.id))))
+
     def _demand(self, grant: Grant) -> None:
         if grant not in self._principal.grants:
             raise ForbiddenError(f"This needs the grant {grant.value}.")
@@ -307,7 +450,7 @@ class OrganizationInteractions:
     ) -> None:
         journal.record(
             scope,
-            actor=f"client:{self._principal.client_id}",
+            actor=self._actor,
             action=f"interaction.{action}",
             subject=str(interaction_id),
             detail=detail,
@@ -330,16 +473,30 @@ def _load(scope: Scope, found: Sequence[Position]) -> tuple[list[Interaction], i
     return items, taken
 
 
-def _demand_retry(scope: Scope, interaction_id: UUID) -> None:
+def _obstacle(scope: Scope, interaction_id: UUID) -> CallerError | None:
+    """Why an interaction cannot be retried now; None if it can, and then nobody else begins it."""
     status = stored.status_of(scope, interaction_id)
     if status is None:
-        raise NotFoundError(str(interaction_id))
-    if status in stored.UNFINISHED:
-        raise ConflictError("processing", "The interaction is still processed; wait for its end.")
-    if status is Status.READY and not stored.has_skipped_step(scope, interaction_id):
-        raise ConflictError(
-            "nothing_to_retry", "The interaction is ready and none of its steps was skipped."
+        return NotFoundError(str(interaction_id))
+    has_step = partial(stored.has_step, scope, interaction_id)
+    waits = status is Status.RECEIVED and has_step(StepStatus.WAITING)
+    if status in stored.UNFINISHED and not waits:
+        return ConflictError("processing", "The interaction is still processed; wait for its end.")
+    if status is Status.READY and not has_step(StepStatus.FAILED, StepStatus.SKIPPED):
+        return ConflictError(
+            "nothing_to_retry",
+            "The interaction is ready and none of its steps failed or was skipped.",
         )
+    return None
+
+
+_RETRIED = "retried"
+
+
+def _outcome(obstacle: CallerError | None) -> str:
+    if obstacle is None:
+        return _RETRIED
+    return obstacle.code if isinstance(obstacle, ConflictError) else "not_found"
 
 
 def _owner(key: str) -> UUID | None:
@@ -367,7 +524,7 @@ def _checked(query: Query, limit: int, cursor: str | None) -> Position | None:
 def _faults(query: Query) -> Iterator[Invalid]:
     if query.locale is not None and query.locale not in LOCALES:
         yield Invalid("locale", f"Send one of: {', '.join(sorted(LOCALES))}.")
-    for name in ("agent_code", "client_call_id", "prefix"):
+    for name in ("agent_code", "client_call_id", "prefix", "error_code"):
         if not storable(getattr(query, name) or ""):
             yield Invalid(name, "Send text without NUL and without half surrogate pairs.")
 

@@ -218,7 +218,8 @@ async def exchange(
     sent: list[Any] = []
 
     async def receive() -> Any:
-        await asyncio.sleep(60 if idle and not incoming else 0)
+        # A caller who stays says no more until it has its answer.
+        await asyncio.sleep(0 if incoming or gone else 60)
         return incoming.pop(0) if incoming else {"type": "http.disconnect"}
 
     async def send(message: Any) -> None:

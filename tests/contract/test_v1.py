@@ -261,6 +261,7 @@ def test_the_record_has_every_key_and_says_it_in_the_words_of_v1(
                 "started_at": "2022-03-18T12:00:00Z",
                 "finished_at": "2022-03-19T12:00:00Z",
                 "error": {"code": "broken", "message": "It is broken."},
+                "next_attempt_at": None,
                 "progress": None,
             }
         ],
@@ -430,6 +431,8 @@ ROUTES = (
     ("GET", "/media"),
     ("HEAD", "/media"),
     ("GET", "/waveform"),
+    ("GET", "/vcon"),
+    ("GET", "/vcon?inline=true"),
     ("POST", "/retry"),
     ("DELETE", ""),
 )
@@ -679,6 +682,75 @@ def test_a_retry_is_202_and_then_409(caller: Caller, books: Books) -> None:
     assert_problem(caller.send("POST", f"/{ready}/retry"), 409, "nothing_to_retry")
 
 
+def retry_many(caller: Caller, **order: Any) -> httpx.Response:
+    return caller.send("POST", "/retry", json=order)
+
+
+def test_many_are_retried_by_filters_or_ids(caller: Caller, books: Books) -> None:
+    failed = [books.receive(f"a/{number}.wav", status=Status.FAILED) for number in range(3)]
+    for id_ in failed:
+        books.step(id_, "listen", StepStatus.FAILED, code="unreadable")
+    ready = books.receive("b/ready.wav", status=Status.READY)
+    answer = retry_many(caller, error_code="unreadable", prefix="a/", limit=2, dry_run=True)
+    assert answer.status_code == 200
+    none = {"processing": 0, "nothing_to_retry": 0, "not_found": 0}
+    assert answer.json() | {"next": "…"} == {"retried": 2, "left": none, "next": "…"}
+    answer = retry_many(caller, error_code="unreadable", limit=2)
+    assert (answer.json()["retried"], answer.json()["left"]) == (2, none)
+    answer = retry_many(caller, error_code="unreadable", limit=2, cursor=answer.json()["next"])
+    assert answer.json() == {"retried": 1, "left": none, "next": None}
+    unknown = "00000000-0000-0000-0000-000000000000"
+    answer = retry_many(caller, ids=[*map(str, failed), str(ready), unknown])
+    left = {"processing": 3, "nothing_to_retry": 1, "not_found": 1}
+    assert answer.json() == {"retried": 0, "left": left, "next": None}
+    assert caller.send("POST", "/retry").json() == {"retried": 0, "left": none, "next": None}
+
+
+@pytest.mark.parametrize(
+    ("body", "fields"),
+    [
+        (b"[]", {"body"}),
+        (b"{", {"body"}),
+        (b'{"ids": [], "limit": 0}', {"ids", "limit"}),
+        (b'{"ids": ["7"]}', {"ids.0"}),
+        (b'{"idds": []}', {"idds"}),
+        (b'{"ids": ["00000000-0000-0000-0000-000000000000"], "status": "failed"}', {"ids"}),
+        (b'{"from": "yesterday"}', {"from"}),
+        (b'{"error_code": "\\u0000", "cursor": "?"}', {"error_code", "cursor"}),
+    ],
+)
+def test_a_wrong_order_to_retry_is_400_and_names_what_is_wrong(
+    caller: Caller, body: bytes, fields: set[str]
+) -> None:
+    answer = caller.send("POST", "/retry", content=body)
+    assert_problem(answer, 400, "invalid_value")
+    assert {fault["field"] for fault in answer.json()["errors"]} == fields
+
+
+def test_no_more_than_a_thousand_ids_are_taken_nor_a_large_body(caller: Caller) -> None:
+    ids = ["00000000-0000-0000-0000-000000000000"] * 1001
+    assert retry_many(caller, ids=ids[1:]).status_code == 200
+    assert_problem(retry_many(caller, ids=ids), 400, "invalid_value")
+    assert_problem(caller.send("POST", "/retry", content=b" " * (1 << 18 | 1)), 413, "too_large")
+
+
+def test_a_retry_of_many_needs_the_grant(app: App, access: Access) -> None:
+    reader = Caller(app, access, "First", grants=[Grant.READ])
+    assert_problem(retry_many(reader), 403, "insufficient_scope")
+
+
+def test_a_step_that_waits_says_until_when(caller: Caller, books: Books) -> None:
+    id_ = books.receive()
+    books.step(id_, "transcribe", StepStatus.WAITING, code="speech_unreachable")
+    record = caller.get(f"/{id_}").json()
+    (step,) = record["steps"]
+    assert (record["status"], step["status"]) == ("processing", "waiting")
+    assert step["next_attempt_at"] == "2022-03-19T12:00:00Z"
+    assert step["error"]["code"] == "speech_unreachable"
+    assert listed(caller, error_code="speech_unreachable") == [str(id_)]
+    assert listed(caller, error_code="worker_lost") == []
+
+
 # What is documented
 
 
@@ -702,8 +774,10 @@ def test_every_operation_is_documented_with_the_statuses_that_it_has(app: App) -
         "head_interaction_media": "200 304 401 403 404 429 503",
         "get_interaction_transcript": "200 401 403 404 406 409 429 503",
         "get_interaction_transcript_as": "200 401 403 404 409 429 503",
+        "get_interaction_vcon": "200 304 400 401 403 404 409 429 503",
         "get_interaction_waveform": "200 401 403 404 409 429 503",
         "retry_interaction": "202 401 403 404 409 429 503",
+        "retry_interactions": "200 400 401 403 413 429 503",
     }
     for name, path in document["paths"].items():
         for operation in path.values() if name.startswith("/v1/") else ():
@@ -717,7 +791,7 @@ def test_the_filters_are_documented_as_they_are_taken(app: App) -> None:
     parameters = app.built.openapi()["paths"]["/v1/interactions"]["get"]["parameters"]
     names = {parameter["name"] for parameter in parameters}
     assert names == {"from", "to", "limit", "cursor", "agent", "agent_code", "hierarchy"} | {
-        *("status", "locale", "direction", "client_call_id", "prefix")
+        *("status", "locale", "direction", "client_call_id", "prefix", "error_code")
     }
     assert not any(parameter["required"] for parameter in parameters)
 
@@ -769,8 +843,9 @@ def test_a_download_goes_on_when_its_interaction_is_deleted(
 
 @on_sqlite
 @pytest.mark.skipif(sys.platform != "linux", reason="counts descriptors in /proc")
+@pytest.mark.parametrize("what", ["media", "vcon?inline=true"])
 def test_a_caller_that_goes_away_leaves_no_open_file(
-    address: str, caller: Caller, large: UUID, store: LocalStore
+    address: str, caller: Caller, large: UUID, store: LocalStore, what: str
 ) -> None:
     def is_open() -> bool:
         names = set()
@@ -781,7 +856,7 @@ def test_a_caller_that_goes_away_leaves_no_open_file(
 
     with (
         httpx.Client(headers=caller.headers, transport=narrow()) as http,
-        http.stream("GET", f"{address}/{large}/media") as answer,
+        http.stream("GET", f"{address}/{large}/{what}") as answer,
     ):
         chunks = answer.iter_bytes(65536)  # kept: httpx leaves when its iterator is dropped
         next(chunks)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+import vcons
 from serving import ROOT, Server, environment, serving
 
 if TYPE_CHECKING:
@@ -55,6 +56,15 @@ def test_the_curl_example_uploads_and_finds_the_recording(variables: dict[str, s
     assert json.loads(uploaded + "}")["fileName"] == "2026/support-call.wav"
     names = [item["file_name"] for item in json.loads("{" + found)["items"]]
     assert "2026/support-call.wav" in names
+
+
+def test_a_vcon_follows_the_curl_example(variables: dict[str, str]) -> None:
+    # Under another name, since the example above has taken its own.
+    first = example("curl").replace("2026/support-call.wav", "2026/support-call-2.wav")
+    printed = run(["bash", "-euo", "pipefail", "-c", first + example("vcon")], variables)
+    found = vcons.checked(printed[printed.index("{\n") :].encode(), secure=False)
+    assert found["subject"].startswith("2026/support-call")
+    assert found["dialog"][0]["mediatype"] == "audio/x-wav"
 
 
 def test_the_python_example_uploads_and_waits_for_the_audio_facts(

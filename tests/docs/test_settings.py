@@ -1,4 +1,4 @@
-"""docs/settings.md has every setting as it is, and docs/errors.md every code."""
+"""docs/settings.md has every setting as it is, docs/errors.md and failures.md every code."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ import pytest
 
 from earmark.audio.faults import SENTENCES as MEDIA_SENTENCES
 from earmark.config import Settings
+from earmark.database.processing import WORKER_LOST
 from earmark.errors import Why
+from earmark.pipeline.patience import FAULTS, OUTAGES
+from earmark.pipeline.run import DECODER_KILLED, INTERNAL, UNAVAILABLE
 from earmark.web.acxapi.wire import SENTENCES as UPLOAD_SENTENCES
 from earmark.web.oauth import OAuthError
 
@@ -19,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 ROOT = Path(__file__).resolve().parents[2]
+FAILURES = "failures.md"
 GIBIBYTE, MEBIBYTE = 1024**3, 1024**2
 
 
@@ -83,32 +87,57 @@ def test_refused_tokens_are_described():
 
 def test_failed_and_skipped_steps_are_described():
     sources = (ROOT / "src/earmark").rglob("*.py")
-    causes = {code for path in sources for code in first_words(path, "Cause", 0)}
-    assert described("Failed and skipped steps") == causes | set(MEDIA_SENTENCES)
+    raised = ("Cause", "MediaError")
+    causes = {code for path in sources for name in raised for code in first_words(path, name, 0)}
+    assert described("Failed and skipped steps", FAILURES) == causes | set(MEDIA_SENTENCES)
 
 
 def test_warnings_are_described():
     sources = (ROOT / "src/earmark").rglob("*.py")
-    assert described("Warnings") == {
+    assert described("Warnings", FAILURES) == {
         code for path in sources for code in first_words(path, "Warn", 0)
     }
 
 
-@pytest.mark.parametrize("page", ["settings.md", "errors.md"])
+def test_a_code_stands_in_one_table_alone():
+    pages = [path.name for path in (ROOT / "docs").glob("*.md") if path.name != FAILURES]
+    known = {*described("Failed and skipped steps", FAILURES), *described("Warnings", FAILURES)}
+    elsewhere = {row[0].strip("`") for page in pages for row in table(page)}
+    assert known & elsewhere == {"internal", "unavailable"}, "those are answers of requests, too"
+
+
+def test_what_is_tried_again_is_described_as_it_is():
+    rows = {row[0].strip("`"): row[3] for row in table(FAILURES, "Failed and skipped steps")}
+    assert set(rows.values()) == {"no", f"{FAULTS.attempts} times", f"{OUTAGES.attempts} times"}
+    assert rows[WORKER_LOST.code] == rows[INTERNAL.code] == rows[DECODER_KILLED.code]
+    assert rows[INTERNAL.code] == f"{FAULTS.attempts} times"
+    assert rows[UNAVAILABLE.code] == f"{OUTAGES.attempts} times"
+    assert {rows[code] for code in MEDIA_SENTENCES} == {"no"}
+    text = (ROOT / "docs" / FAILURES).read_text()
+    waits = [OUTAGES.bound_seconds(failed) for failed in range(1, OUTAGES.attempts)]
+    told = ", ".join(f"{wait:g} s" for wait in waits if wait < OUTAGES.most_seconds)
+    assert f"| {OUTAGES.attempts} times | {told}, then {OUTAGES.most_seconds / 60:g} min" in text
+    waits = [FAULTS.bound_seconds(failed) for failed in range(1, FAULTS.attempts)]
+    assert f"| {FAULTS.attempts} times | {', '.join(f'{wait:g} s' for wait in waits)} |" in text
+
+
+@pytest.mark.parametrize("page", ["settings.md", "errors.md", FAILURES])
 def test_every_cell_says_something(page):
     for row in table(page):
         assert all(row), row
 
 
 def test_what_the_errors_page_names_is_there():
-    text = (ROOT / "docs" / "errors.md").read_text()
+    text = "".join((ROOT / "docs" / page).read_text() for page in ("errors.md", FAILURES))
     names = set(re.findall(r"EARMARK_(\w+)", text))
     assert names
     assert names <= {name.upper() for name in Settings.model_fields}
 
 
-def described(heading: str) -> set[str]:
-    return {row[0].strip("`") for row in table("errors.md", heading)}
+def described(heading: str, page: str = "errors.md") -> set[str]:
+    codes = [row[0].strip("`") for row in table(page, heading)]
+    assert len(codes) == len(set(codes)), "a code stands twice"
+    return set(codes)
 
 
 def first_words(path: Path, called: str, position: int) -> Iterator[str]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import TYPE_CHECKING
 
 import pytest
 
+import vcons
 from serving import ROOT, Server, serving
 from speaking import installed_models
 
@@ -24,7 +26,7 @@ def caller(request: pytest.FixtureRequest, new_server: Callable[..., Server]) ->
 
 
 def transcribed(caller: Caller, name: str, locale: int) -> list[str]:
-    """The lines of the transcript of a sample call."""
+    """The lines of the transcript of a sample call, which its vCon tells too."""
     content = (ROOT / "samples" / name).read_bytes()
     taken = caller.upload(f"calls/{name}", content, LocaleId=locale)
     assert taken.status_code == 200, taken.text
@@ -37,7 +39,24 @@ def transcribed(caller: Caller, name: str, locale: int) -> list[str]:
     assert record["transcript"]["detected_language"] == record["transcript"]["language"]
     assert record["steps"][1]["progress"] == 1.0
     assert record["warnings"] == []
-    return caller.http.get(f"/v1/interactions/{id_}/transcript.txt").text.splitlines()
+    lines = caller.http.get(f"/v1/interactions/{id_}/transcript.txt").text.splitlines()
+    assert_same_in_a_vcon(caller, id_, content, lines)
+    return lines
+
+
+def assert_same_in_a_vcon(caller: Caller, id_: str, content: bytes, lines: list[str]) -> None:
+    address = f"/v1/interactions/{id_}/vcon"
+    by_url = vcons.checked(caller.http.get(address).content, secure=False)
+    within = vcons.checked(caller.http.get(address, params={"inline": "true"}).content)
+    (recording,), (analysis,) = by_url["dialog"], by_url["analysis"]
+    assert vcons.decoded(within["dialog"][0]["body"]) == content
+    assert recording["url"] == f"{caller.base}/v1/interactions/{id_}/media"
+    digest = recording["content_hash"].removeprefix("sha512-")
+    assert vcons.decoded(digest) == hashlib.sha512(content).digest()
+    assert recording["parties"] == [0, 1]
+    segments = analysis["body"]["segments"]
+    assert [one["text"] for one in segments] == [line.split(": ", 1)[1] for line in lines]
+    assert {one["speaker"] for one in segments} == {"agent", "customer"}
 
 
 def test_an_english_call_is_told_by_agent_and_customer(caller: Caller) -> None:

@@ -12,14 +12,20 @@ from typing import TYPE_CHECKING, Any
 
 import click
 import pytest
+import sqlalchemy as sa
 import typer
 
+from books import DAY, NOON, Books
 from commands import runner
 from earmark import cli
+from earmark.app import retry as retrying
 from earmark.app import serve as serving
 from earmark.app import worker_process
 from earmark.app.listen import Listen
+from earmark.database import Database, tables
 from earmark.errors import UnavailableError
+from earmark.interactions import Retried
+from earmark.model import Status, StepStatus
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -67,6 +73,7 @@ def test_the_commands_are_those_that_are_promised():
         "organization",
         "organization list",
         "organization set",
+        "retry",
     }
 
 
@@ -268,3 +275,75 @@ def test_a_model_that_there_is_not_is_told_with_those_that_there_are(earmark):
         1,
         "earmark: There is no model 'huge'; there are: base.\n",
     )
+
+
+# Retrying
+
+
+@pytest.fixture
+def recordings(earmark, tmp_path) -> Iterator[Books]:
+    """An organization with interactions that failed, were skipped, are well."""
+    assert earmark("client", "create", "--org", "First", "--create-org").status == 0
+    database = Database(f"sqlite:///{tmp_path}/data/earmark.sqlite3")
+    with database.read(None) as scope:
+        (row,) = scope.rows(sa.select(tables.organization.c.id))
+    books = Books(database, row.id)
+    for name, status, step, code in (
+        ("old", Status.FAILED, StepStatus.FAILED, "worker_lost"),
+        ("bad", Status.FAILED, StepStatus.FAILED, "unreadable"),
+        ("mute", Status.READY, StepStatus.SKIPPED, "speech_off"),
+        ("well", Status.READY, StepStatus.DONE, ""),
+    ):
+        at = NOON if name == "old" else NOON + 10 * DAY
+        books.step(books.receive(name, at, status=status), "transcribe", step, code=code)
+    yield books
+    database.close()
+
+
+def put_back(books: Books) -> set[str]:
+    return {row.file_name for row in books.all(tables.interaction) if row.round == 2}
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ((), {"old", "bad", "mute"}),
+        (("--failed",), {"old", "bad"}),
+        (("--skipped",), {"mute"}),
+        (("--failed", "--skipped"), {"old", "bad", "mute"}),
+        (("--code", "unreadable"), {"bad"}),
+        (("--since", "2022-03-20"), {"bad", "mute"}),
+        (("--since", "2022-03-20T00:00:00-05:00", "--failed"), {"bad"}),
+        (("--dry-run",), set()),
+    ],
+)
+def test_retry_puts_back_what_is_asked_for(earmark, recordings, monkeypatch, options, expected):
+    monkeypatch.setattr(retrying, "PAGE", 2)
+    ended = earmark("retry", "--org", "First", *options)
+    assert ended.status == 0
+    assert put_back(recordings) == expected
+    count = len(expected) or "3 would be"
+    assert ended.out == f"{count}{'' if not expected else ' are'} processed once more.\n"
+    assert ended.err == ("2 so far\n" if len(expected) != 1 and count not in {1, 2} else "")
+    actors = {row.actor for row in recordings.all(tables.audit) if "retry" in row.action}
+    assert actors == ({"operator"} if expected else set())
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (("--org", "None"), '--org: There is no organization "None"'),
+        (("--org", "First", "--since", "noon"), "--since: Send a date like"),
+    ],
+)
+def test_a_retry_of_nobody_or_of_no_date_is_told(earmark, recordings, options, sentence):
+    ended = earmark("retry", *options)
+    assert ended.status == 1
+    assert sentence in ended.err
+
+
+def test_what_a_retry_leaves_alone_is_counted(earmark, recordings, monkeypatch):
+    left = Retried(1, {"processing": 2})
+    monkeypatch.setattr(retrying, "retry", lambda *_, **__: left)
+    ended = earmark("retry", "--org", "First")
+    assert ended.out == "1 are processed once more.\n2 left as they are: processing.\n"

@@ -83,6 +83,7 @@ SECRET = "short-secret"
 @pytest.mark.parametrize(
     ("name", "value"),
     [
+        ("DATA", "calls-\udcff"),
         ("MAX_UPLOAD_BYTES", "lots"),
         ("MAX_UPLOAD_BYTES", "GiB"),
         ("MAX_UPLOAD_BYTES", "5 kb"),

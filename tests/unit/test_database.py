@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import sqlalchemy as sa
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
-from earmark.database import Database, migrate, submissions, tables, workers
+from earmark.database import Database, migrate, processing, submissions, tables, workers
 from earmark.errors import SettingsError, UnavailableError
 from earmark.model import (
     AgentSent,
@@ -331,6 +332,50 @@ def test_upgrading_makes_everything_once(database_kind, tmp_path, request):
     assert migrate.is_current(other)
     one.close()
     other.close()
+
+
+def test_what_was_received_before_waits_came_is_due_at_once(database_kind, tmp_path, request):
+    if database_kind == "sqlite":
+        url = f"sqlite:///{tmp_path / 'old'}"
+    else:
+        server = request.getfixturevalue("postgres_server")
+        name = server.create()
+        request.addfinalizer(lambda: server.drop(name))
+        url = server.url(name)
+    database = Database(url)
+    config = Config()
+    config.set_main_option("script_location", str(migrate._SCRIPTS))
+    with database.write(None) as scope:
+        config.attributes["connection"] = scope.connection
+        command.upgrade(config, "0001")
+        organization_id, id_ = new_id(), new_id()
+        row = {"id": organization_id, "name": "Old", "created_at": now()}
+        scope.insert(tables.organization, row)
+        sample = {
+            "id": id_,
+            "organization_id": organization_id,
+            "file_name": "a.wav",
+            "media_type": MediaType.AUDIO,
+            "status": "received",
+            "round": 1,
+            "received_at": now(),
+            "occurred_at": now(),
+            "apply_hierarchy_to_agent": False,
+            "locale": "en-US",
+            "extended": {},
+            "metadata_sent": "{}",
+            "size_bytes": 1,
+            "sha256": bytes(32),
+            "warnings": [],
+        }
+        columns = [sa.column(name, tables.interaction.c[name].type) for name in sample]
+        scope.connection.execute(sa.insert(sa.table("interaction", *columns)).values(sample))
+    migrate.upgrade(database)
+    with database.write(None) as scope:
+        assert processing.any_due(scope)
+        job = processing.next_due(scope)
+    assert (job.interaction_id, job.round) == (id_, 1)
+    database.close()
 
 
 @sqlite_alone

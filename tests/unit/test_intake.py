@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import os
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
@@ -25,6 +25,7 @@ from earmark.intake import Intake, Limits
 from earmark.intake import stage as staging
 from earmark.model import AgentSent, MediaType, Submission
 from earmark.storage.local import LocalStore
+from processing import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -49,10 +50,14 @@ class Watched(LocalStore):
         self.failing: BaseException | None = None
         self.free: int | None = None
         self.on_publish = lambda: None
+        self.on_stage = lambda: None
+        self.descriptors: list[int] = []
 
     @override
     def stage(self, key: str) -> Staged:
+        self.on_stage()
         staged, store = super().stage(key), self
+        self.descriptors.append(staged._descriptor)
         append, publish = staged.append, staged.publish
 
         def watched_append(batch: Sequence[Any]) -> None:
@@ -412,6 +417,38 @@ def test_a_cancelled_upload_waits_for_its_write_and_leaves_nothing(make, store, 
 
 
 @sqlite_alone
+@pytest.mark.parametrize("failing", [None, UnavailableError("full")])
+def test_an_upload_that_is_cancelled_while_its_file_is_opened_leaves_nothing(
+    database, store, principal, failing
+):
+    opening = threading.Event()
+
+    def open_slowly() -> None:
+        opening.set()
+        assert store.hold.wait(20)
+        if failing:
+            raise failing
+
+    async def cancel(intake: Any) -> None:
+        store.hold.clear()
+        store.on_stage = open_slowly
+        uploading = asyncio.ensure_future(intake.stage(".wav").__aenter__())
+        await asyncio.to_thread(opening.wait, 20)
+        uploading.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await uploading
+
+    with ThreadPoolExecutor(1) as pool:
+        asyncio.run(cancel(Intake(database, store, limits=LIMITS, pool=pool).for_(principal)))
+        store.hold.set()
+    assert not store.staged_files()
+    assert len(store.descriptors) == (0 if failing else 1)
+    for descriptor in store.descriptors:
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(descriptor)
+
+
+@sqlite_alone
 def test_an_upload_that_the_process_itself_cancels_at_its_end_leaves_nothing(make, store):
     async def upload() -> None:
         async with make().stage(".wav") as stage:
@@ -426,10 +463,7 @@ def test_an_upload_that_the_process_itself_cancels_at_its_end_leaves_nothing(mak
         await asyncio.sleep(0)  # and asyncio.run cancels everything once more
 
     asyncio.run(end())
-    deadline = time.monotonic() + 10
-    while store.staged_files() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert not store.staged_files()
+    wait_until(lambda: not store.staged_files())
 
 
 @sqlite_alone

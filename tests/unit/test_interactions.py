@@ -755,6 +755,141 @@ def test_what_neither_failed_nor_was_skipped_is_not_retried(
     assert books.all(tables.audit) == books.all(tables.event) == []
 
 
+def test_what_waits_for_its_next_attempt_need_not_wait_longer(
+    mine: OrganizationInteractions, books: Books
+) -> None:
+    id_ = books.receive(status=Status.RECEIVED)
+    books.step(id_, "listen", StepStatus.DONE)
+    books.step(id_, "transcribe", StepStatus.WAITING, 1)
+    mine.retry(id_)
+    again = mine.get(id_)
+    assert (again.round, [step.name for step in again.steps]) == (2, ["listen"])
+
+
+def test_a_ready_interaction_of_which_a_step_failed_is_received_again(
+    mine: OrganizationInteractions, books: Books
+) -> None:
+    id_ = books.receive(status=Status.READY)
+    books.step(id_, "extra", StepStatus.FAILED)
+    mine.retry(id_)
+    assert mine.get(id_).status is Status.RECEIVED
+
+
+def troubled(books: Books) -> dict[str, UUID]:
+    """An interaction of each kind that a bulk retry meets, by what its step bears."""
+    made = {}
+    for status, step, code in (
+        (Status.FAILED, StepStatus.FAILED, "unreadable"),
+        (Status.FAILED, StepStatus.FAILED, "worker_lost"),
+        (Status.READY, StepStatus.SKIPPED, "speech_off"),
+        (Status.RECEIVED, StepStatus.WAITING, "speech_unreachable"),
+    ):
+        made[code] = books.receive(status=status)
+        books.step(made[code], "listen", StepStatus.DONE)
+        books.step(made[code], "transcribe", step, 1, code=code)
+    made["ready"] = books.receive(status=Status.READY)
+    books.step(made["ready"], "listen", StepStatus.DONE)
+    made["received"] = books.receive()
+    return made
+
+
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        (Query(), {"unreadable", "worker_lost", "speech_off", "speech_unreachable"}),
+        (Query(error_code="worker_lost"), {"worker_lost"}),
+        (Query(status=Status.FAILED), {"unreadable", "worker_lost"}),
+        (Query(step_statuses=frozenset({StepStatus.SKIPPED})), {"speech_off"}),
+        (Query(error_code="speech_off", status=Status.FAILED), set()),
+    ],
+)
+def test_a_bulk_retry_puts_back_what_its_query_finds_and_no_more(
+    mine: OrganizationInteractions, books: Books, query: Query, expected: set[str]
+) -> None:
+    made = troubled(books)
+    would = mine.retry_found(query, dry_run=True)
+    assert {mine.get(id_).round for id_ in made.values()} == {1}
+    assert books.all(tables.audit) == []
+    done = mine.retry_found(query)
+    assert done == would == module.Retried(len(expected), {})
+    assert {name for name, id_ in made.items() if mine.get(id_).round == 2} == expected
+    for name in expected:
+        again = mine.get(made[name])
+        assert (again.status, [step.name for step in again.steps]) == (Status.RECEIVED, ["listen"])
+    told = {str(made[name]) for name in expected}
+    assert {row.subject for row in books.all(tables.audit)} == told
+    assert {str(row.interaction_id) for row in books.all(tables.event)} == told
+    assert len(books.all(tables.event)) == len(expected)
+    assert mine.retry_found(query) == module.Retried(0, {})
+
+
+def test_a_bulk_retry_by_ids_says_why_it_left_others_alone(
+    mine: OrganizationInteractions, books: Books, other_books: Books
+) -> None:
+    made = troubled(books)
+    foreign = other_books.receive(status=Status.FAILED)
+    done = mine.retry_these([*made.values(), *made.values(), foreign, new_id()])
+    assert done.retried == 4
+    assert done.left == {"processing": 1, "nothing_to_retry": 1, "not_found": 2}
+    again = mine.retry_these(list(made.values()))
+    assert (again.retried, again.left) == (0, {"processing": 5, "nothing_to_retry": 1})
+    assert other_books.all(tables.audit) == books.all(tables.audit)[4:] == []
+
+
+def test_a_bulk_retry_goes_on_where_the_last_one_ended(
+    mine: OrganizationInteractions, books: Books, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "RETRY_BATCH", 2)
+    ids = [books.receive(status=Status.FAILED) for _ in range(7)]
+    for id_ in ids:
+        books.step(id_, "listen", StepStatus.FAILED)
+    counts, cursor = [], None
+    while True:
+        done = mine.retry_found(Query(), limit=3, cursor=cursor)
+        counts.append(done.retried)
+        cursor = done.next_cursor
+        if cursor is None:
+            break
+    assert counts == [3, 3, 1]
+    assert all(mine.get(id_).round == 2 for id_ in ids)
+
+
+def test_two_bulk_retries_at_once_put_each_back_once(
+    mine: OrganizationInteractions, books: Books
+) -> None:
+    ids = [books.receive(status=Status.FAILED) for _ in range(20)]
+    for id_ in ids:
+        books.step(id_, "listen", StepStatus.FAILED)
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(mine.retry_these, (ids, ids[::-1]))
+    assert first.retried + second.retried == 20
+    assert {mine.get(id_).round for id_ in ids} == {2}
+
+
+def test_a_bulk_retry_needs_the_grant_and_a_good_query(
+    everyone: Interactions, principal: Principal
+) -> None:
+    poor = everyone.for_(replace(principal, grants=frozenset({Grant.READ})))
+    with pytest.raises(ForbiddenError):
+        poor.retry_found(Query())
+    with pytest.raises(ForbiddenError):
+        poor.retry_these([])
+    with pytest.raises(InvalidError):
+        everyone.for_(principal).retry_found(Query(error_code="\0"), limit=0, cursor="?")
+
+
+def test_an_operator_is_told_as_such(everyone: Interactions, books: Books) -> None:
+    id_ = books.receive(status=Status.FAILED)
+    everyone.for_operator(books.organization_id).retry_these([id_])
+    assert [row.actor for row in books.all(tables.audit)] == ["operator"]
+
+
+def test_a_code_is_found_by_its_index(mine: OrganizationInteractions, books: Books) -> None:
+    made = troubled(books)
+    page = mine.find(Query(error_code="speech_off"))
+    assert [one.id for one in page.items] == [made["speech_off"]]
+
+
 def test_a_second_retry_finds_the_first_under_way(
     mine: OrganizationInteractions, books: Books
 ) -> None:

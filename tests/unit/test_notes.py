@@ -14,14 +14,14 @@ from earmark.jobs import UnfinishedError
 from earmark.model import Cause, Status, StepStatus
 from earmark.pipeline import Done, Skipped, TransientError
 from earmark.pipeline.run import Pipeline
-from processing import Scripted, delete, load, receive, retry
+from processing import Scripted, delete, load, process, receive, retry
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from uuid import UUID
 
     from earmark.database import Database
-    from earmark.pipeline import Item, Outcome, Step
+    from earmark.pipeline import Item, Outcome
     from earmark.pipeline.notes import Notes
 
 
@@ -47,21 +47,6 @@ class Long(Scripted):
             self.before(number)
             notes.keep({"part": number}, progress=(number + 1) / 4)
         return Done()
-
-
-def process(
-    database: Database,
-    organization: UUID,
-    interaction_id: UUID,
-    step: Step,
-    *,
-    number: int = 1,
-    stopping: threading.Event | None = None,
-) -> None:
-    pipeline = Pipeline(
-        database, [step], stopping=stopping or threading.Event(), backoff_seconds=(0.0, 0.0)
-    )
-    pipeline.process(str(organization), str(interaction_id), str(number))
 
 
 def kept(database: Database) -> int:
@@ -143,7 +128,7 @@ def test_what_was_kept_of_a_failed_step_serves_its_retry(
     assert found.steps[0].error == Cause("far_away", "It is far away.")
     retry(database, organization, interaction_id)
     step.before = lambda _: None
-    process(database, organization, interaction_id, step, number=2)
+    process(database, organization, interaction_id, step)
     assert len(step.found[-1]) == 3
     assert load(database, interaction_id).status is Status.READY
 

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import signal
 import threading
-from typing import TYPE_CHECKING
+import time
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
 
 import pytest
+import sqlalchemy as sa
 import structlog
 from structlog.testing import capture_logs
 
-from earmark.database import processing
+from earmark.database import processing, tables
 from earmark.errors import MediaError, UnavailableError
 from earmark.jobs import State, UnfinishedError
-from earmark.model import AudioFacts, Cause, MediaType, Status, StepStatus, Warn
-from earmark.pipeline import Done
+from earmark.model import AudioFacts, Cause, MediaType, Status, StepStatus, Warn, now
+from earmark.pipeline import Done, TransientError
 from earmark.pipeline.dispatcher import Dispatcher, Watchdog
-from earmark.pipeline.run import INTERNAL, UNAVAILABLE, Pipeline
-from processing import NOT_NOW, Scripted, delete, events, load, receive, retry
+from earmark.pipeline.run import DECODER_KILLED, INTERNAL, UNAVAILABLE, Pipeline
+from earmark.sandbox import CrashedError
+from processing import NOT_NOW, Scripted, delete, events, load, process, receive, retry, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
@@ -63,14 +69,8 @@ def pipeline_of(database: Database, *steps: Step, stopping: threading.Event | No
         database,
         steps,
         stopping=stopping or threading.Event(),
-        backoff_seconds=(0.0, 0.0),
+        wait_factor=0.0,
     )
-
-
-def process(
-    database: Database, organization: UUID, interaction_id: UUID, *steps: Step, number: int = 1
-) -> None:
-    pipeline_of(database, *steps).process(str(organization), str(interaction_id), str(number))
 
 
 def job_of(database: Database, interaction_id: UUID) -> processing.Job:
@@ -79,6 +79,13 @@ def job_of(database: Database, interaction_id: UUID) -> processing.Job:
             job for job in processing.in_processing(scope) if job.interaction_id == interaction_id
         ]
     return job
+
+
+def make_due(database: Database, interaction_id: UUID) -> None:
+    """As if its wait were over."""
+    mine = tables.interaction.c.id == interaction_id
+    with database.write(None) as scope:
+        scope.run(sa.update(tables.interaction).where(mine).values(due_at=now()))
 
 
 def test_an_interaction_is_ready_when_its_steps_are_done(
@@ -169,11 +176,16 @@ def test_what_passes_by_itself_is_tried_again(database: Database, organization: 
 
 
 @pytest.mark.parametrize(
-    ("fault", "cause"),
-    [(RuntimeError("/secret/path"), INTERNAL), (UnavailableError("no"), UNAVAILABLE)],
+    ("fault", "cause", "attempts"),
+    [
+        (RuntimeError("/secret/path"), INTERNAL, 3),
+        (CrashedError(signal.SIGKILL, ""), DECODER_KILLED, 3),
+        (UnavailableError("no"), UNAVAILABLE, 10),
+        (TransientError(Cause("far_away", "It is.")), Cause("far_away", "It is."), 10),
+    ],
 )
-def test_after_three_attempts_it_fails_and_the_log_alone_has_the_details(
-    database: Database, organization: UUID, fault: Exception, cause: Cause
+def test_after_its_last_attempt_it_fails_and_the_log_alone_has_the_details(
+    database: Database, organization: UUID, fault: Exception, cause: Cause, attempts: int
 ) -> None:
     interaction_id = receive(database, organization)
     step = Scripted(fault)
@@ -181,33 +193,86 @@ def test_after_three_attempts_it_fails_and_the_log_alone_has_the_details(
         process(database, organization, interaction_id, step)
     found = load(database, interaction_id)
     assert found.status is Status.FAILED
-    assert (found.steps[0].attempts, found.steps[0].error) == (3, cause)
-    assert len(step.runs) == 3
-    assert [(line["event"], line["final"]) for line in logs] == [
-        ("step.failed", False),
-        ("step.failed", False),
-        ("step.failed", True),
-    ]
+    assert (found.steps[0].attempts, found.steps[0].error) == (attempts, cause)
+    assert found.steps[0].next_attempt_at is None
+    assert len(step.runs) == attempts
+    assert [line["event"] for line in logs] == ["step.failed"] * attempts
+    assert [line["final"] for line in logs] == [False] * (attempts - 1) + [True]
     assert all(line["exc_info"] for line in logs)
 
 
-def test_the_wait_grows_between_attempts_and_ends_when_the_worker_stops(
+def test_between_attempts_it_waits_and_says_why_and_until_when(
     database: Database, organization: UUID
 ) -> None:
-    stopping = threading.Event()
-
-    def stop(item: Item) -> Outcome:
-        stopping.set()
-        raise OSError
-
     interaction_id = receive(database, organization)
-    pipeline = Pipeline(
-        database, [Scripted(stop)], stopping=stopping, backoff_seconds=(60.0, 60.0)
-    )
-    with pytest.raises(UnfinishedError):
-        pipeline.process(str(organization), str(interaction_id), "1")
+    step = Scripted(UnavailableError("no"))
+    pipeline = Pipeline(database, [step], stopping=threading.Event())
+    begun = now()
+    pipeline.process(str(organization), str(interaction_id), "1")
     found = load(database, interaction_id)
-    assert (found.status, found.steps[0].status) == (Status.PROCESSING, StepStatus.RUNNING)
+    assert (found.status, found.round) == (Status.RECEIVED, 2)
+    (waits,) = found.steps
+    assert (waits.status, waits.attempts, waits.error) == (StepStatus.WAITING, 1, UNAVAILABLE)
+    assert waits.next_attempt_at is not None
+    assert timedelta(seconds=1) <= waits.next_attempt_at - begun
+    assert waits.next_attempt_at - now() <= timedelta(seconds=2)
+    assert (waits.finished_at, events(database, interaction_id)) == (None, [])
+
+
+def test_what_waits_holds_no_place_and_lets_others_pass_until_it_is_due(
+    database: Database, organization: UUID, other_organization: UUID
+) -> None:
+    first = receive(database, organization)
+    away = Scripted(UnavailableError("no"))
+    Pipeline(database, [away], stopping=threading.Event()).process(
+        str(organization), str(first), "1"
+    )
+    later, others = receive(database, organization), receive(database, other_organization)
+    engine = Recorder()
+    dispatcher = Dispatcher(database, engine, stopping=threading.Event())
+    while dispatcher.dispatch():
+        pass
+    assert set(engine.begun) == {str(later), str(others)}
+    make_due(database, first)
+    assert dispatcher.dispatch()
+    assert engine.begun[-1] == str(first)
+    assert f"interaction:{first}:2" in engine.known
+
+
+def test_a_step_that_is_tried_again_forgets_why_it_waited(
+    database: Database, organization: UUID
+) -> None:
+    interaction_id = receive(database, organization)
+    seen = []
+
+    def look(item: Item) -> Outcome:
+        seen.extend(load(database, interaction_id).steps)
+        return Done()
+
+    process(database, organization, interaction_id, Scripted(OSError("once"), look))
+    assert [(one.status, one.error, one.next_attempt_at) for one in seen] == [
+        (StepStatus.RUNNING, None, None)
+    ]
+
+
+def test_a_worker_that_stops_begins_no_step(database: Database, organization: UUID) -> None:
+    stopping = threading.Event()
+    stopping.set()
+    interaction_id = receive(database, organization)
+    with pytest.raises(UnfinishedError):
+        process(database, organization, interaction_id, Scripted(), stopping=stopping)
+    assert load(database, interaction_id).steps == ()
+
+
+def test_what_is_deleted_while_it_waits_is_gone(database: Database, organization: UUID) -> None:
+    interaction_id = receive(database, organization)
+    step = Scripted(OSError("once"))
+    Pipeline(database, [step], stopping=threading.Event()).process(
+        str(organization), str(interaction_id), "1"
+    )
+    delete(database, organization, interaction_id)
+    process(database, organization, interaction_id, step, number=2)
+    assert len(step.runs) == 1
 
 
 def test_a_step_that_may_fail_stops_neither_the_next_nor_the_interaction(
@@ -237,7 +302,7 @@ def test_attempts_that_ended_with_their_worker_count(
             process(database, organization, interaction_id, step)
     process(database, organization, interaction_id, step)
     found = load(database, interaction_id)
-    assert found.status is Status.FAILED
+    assert (found.status, found.round) == (Status.FAILED, 3)
     assert (found.steps[0].attempts, found.steps[0].error) == (3, processing.WORKER_LOST)
     assert len(step.runs) == 3
 
@@ -290,7 +355,7 @@ def test_a_retry_runs_only_what_is_not_done(database: Database, organization: UU
 def test_a_round_that_is_over_is_left_alone(database: Database, organization: UUID) -> None:
     interaction_id = receive(database, organization)
     step = Scripted()
-    process(database, organization, interaction_id, step, number=7)
+    pipeline_of(database, step).process(str(organization), str(interaction_id), "7")
     assert (step.runs, load(database, interaction_id).status) == ([], Status.RECEIVED)
 
 
@@ -357,15 +422,82 @@ def test_a_worker_that_was_overtaken_changes_nothing(
 
     def be_overtaken(item: Item) -> Outcome:
         job = job_of(database, interaction_id)
-        with database.write(organization) as scope:
-            processing.claim(scope, job, name="scripted", position=0, max_attempts=3)
+        pipeline_of(database, step).process(
+            str(organization), str(job.interaction_id), str(job.round)
+        )
         return Done()
 
     step = Scripted(be_overtaken)
-    process(database, organization, interaction_id, step)
+    pipeline_of(database, step).process(str(organization), str(interaction_id), "1")
     found = load(database, interaction_id)
-    assert (found.status, found.steps[0].status) == (Status.PROCESSING, StepStatus.RUNNING)
-    assert (found.steps[0].attempts, step.discarded) == (2, [])
+    assert (found.status, found.steps[0].status) == (Status.RECEIVED, StepStatus.WAITING)
+    assert (found.steps[0].attempts, step.discarded, len(step.runs)) == (1, [], 1)
+
+
+def test_what_ended_with_its_worker_waits_before_it_is_tried_again(
+    database: Database, organization: UUID
+) -> None:
+    interaction_id = receive(database, organization, status=Status.PROCESSING)
+    with database.write(organization) as scope:
+        job = processing.load_job(scope, interaction_id, 1)
+        processing.claim(scope, job, name="scripted", position=0, max_losses=3)
+    step = Scripted()
+    pipeline_of(database, step).process(str(organization), str(interaction_id), "1")
+    (waits,) = load(database, interaction_id).steps
+    assert (step.runs, waits.status, waits.attempts) == ([], StepStatus.WAITING, 1)
+    assert waits.error == processing.WORKER_LOST_BEFORE
+    process(database, organization, interaction_id, step)
+    assert load(database, interaction_id).status is Status.READY
+
+
+def test_what_ended_with_its_worker_twice_is_tried_alone(
+    database: Database, organization: UUID
+) -> None:
+    """Else it would be condemned for what another, which runs beside it, does to the worker."""
+    alone, beside = threading.Event(), threading.Event()
+    runs: list[str] = []
+
+    def slow(item: Item) -> Outcome:
+        beside.set()
+        assert not alone.wait(0.3), "the suspect came in beside another"
+        runs.append("beside")
+        return Done()
+
+    def suspect(item: Item) -> Outcome:
+        alone.set()
+        time.sleep(0.3)
+        runs.append("alone")
+        return Done()
+
+    def later(item: Item) -> Outcome:
+        runs.append("later")
+        return Done()
+
+    ids = [receive(database, organization) for _ in range(3)]
+    with database.write(organization) as scope:
+        for _ in range(2):
+            number = 1 if _ == 0 else 2
+            job = processing.load_job(scope, ids[1], number)
+            processing.claim(scope, job, name="scripted", position=0, max_losses=3)
+            lost = processing.claim(scope, job, name="scripted", position=0, max_losses=3)
+            cause = processing.WORKER_LOST_BEFORE
+            step = {"name": "scripted", "attempt": lost.attempt, "cause": cause, "until": now()}
+            processing.postpone(scope, job, **step)
+
+    def act(item: Item) -> Outcome:
+        return dict(zip(ids, (slow, suspect, later), strict=True))[item.interaction_id](item)
+
+    pipeline = pipeline_of(database, Scripted(act))
+    with ThreadPoolExecutor() as pool:
+        first = pool.submit(pipeline.process, str(organization), str(ids[0]), "1")
+        assert beside.wait(10)
+        second = pool.submit(pipeline.process, str(organization), str(ids[1]), "3")
+        wait_until(lambda: pipeline._turnstile._wanted or alone.is_set())
+        third = pool.submit(pipeline.process, str(organization), str(ids[2]), "1")
+        for ended in (first, second, third):
+            ended.result(20)
+    assert runs == ["beside", "alone", "later"]
+    assert all(load(database, one).status is Status.READY for one in ids)
 
 
 def test_a_result_that_cannot_be_saved_fails_the_interaction(
@@ -459,12 +591,12 @@ def test_a_dispatcher_passes_over_what_another_has_in_hand(
         pytest.skip("one writer at a time")
     first, second = receive(database, organization), receive(database, organization)
     with database.write(None) as scope:
-        taken = processing.next_received(scope)
+        taken = processing.next_due(scope)
         with database.write(None) as other:
-            also = processing.next_received(other)
+            also = processing.next_due(other)
             with database.write(None) as third:
-                assert processing.next_received(third) is None
-                assert processing.any_received(third)
+                assert processing.next_due(third) is None
+                assert processing.any_due(third)
             engine = Recorder()
             dispatcher = Dispatcher(database, engine, stopping=threading.Event())
             assert not dispatcher.dispatch()
@@ -524,10 +656,10 @@ def test_a_step_that_was_under_way_bears_the_cause(database: Database, organizat
     interaction_id = receive(database, organization, status=Status.PROCESSING)
     job = job_of(database, interaction_id)
     with database.write(organization) as scope:
-        processing.claim(scope, job, name="b", position=1, max_attempts=3)
+        processing.claim(scope, job, name="b", position=1, max_losses=3)
     first = Scripted(name="a")
     with database.write(organization) as scope:
-        processing.claim(scope, job, name="a", position=0, max_attempts=3)
+        processing.claim(scope, job, name="a", position=0, max_losses=3)
         processing.record(scope, job, name="a", attempt=1, status=StepStatus.DONE, cause=None)
     pipeline = pipeline_of(database, first, Scripted(name="b"))
     assert pipeline.abandon(job, processing.WORKER_LOST)
@@ -545,7 +677,7 @@ def test_a_round_of_which_only_the_end_was_missing_gets_it(
     interaction_id = receive(database, organization, status=Status.PROCESSING)
     job = job_of(database, interaction_id)
     with database.write(organization) as scope:
-        processing.claim(scope, job, name="a", position=0, max_attempts=3)
+        processing.claim(scope, job, name="a", position=0, max_losses=3)
         processing.record(scope, job, name="a", attempt=1, status=StepStatus.DONE, cause=None)
     assert pipeline_of(database, Scripted(name="a")).abandon(job, processing.WORKER_LOST)
     assert load(database, interaction_id).status is Status.READY
@@ -590,3 +722,40 @@ def test_another_organization_cannot_process_it(
     step = Scripted()
     process(database, other_organization, interaction_id, step)
     assert (step.runs, load(database, interaction_id).status) == ([], Status.RECEIVED)
+
+
+def test_a_backlog_and_what_waits_cost_the_dispatcher_nothing(
+    database: Database, organization: UUID
+) -> None:
+    """What is due longest is the first entry of an index; nothing is sorted or walked over."""
+    if not database.is_sqlite:
+        pytest.skip("PostgreSQL plans by statistics, and there are no rows")
+    receive(database, organization)
+    asked: list[tuple[str, Any]] = []
+
+    def note(_c: Any, _cursor: Any, sql: str, values: Any, _context: Any, _many: Any) -> None:
+        if "FROM interaction" in sql:
+            asked.append((sql, values))
+
+    sa.event.listen(database.engine, "before_cursor_execute", note)
+    try:
+        with database.read(None) as scope:
+            assert processing.any_due(scope)
+            assert processing.next_due(scope)
+            assert processing.in_processing(scope) == []
+    finally:
+        sa.event.remove(database.engine, "before_cursor_execute", note)
+    with database.read(None) as scope:
+        plans = [
+            " ".join(
+                row[3]
+                for row in scope.connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {sql}", values)
+            )
+            for sql, values in asked
+        ]
+    one, turns, oldest, processed = plans
+    assert "USING INDEX ix_interaction_due (due_at<?)" in one
+    assert "USING INDEX ix_interaction_turn (organization_id=? AND due_at<?)" in turns
+    assert "USING INDEX ix_interaction_turn (organization_id=? AND due_at<?)" in oldest
+    assert "ix_interaction_processing" in processed
+    assert not any("B-TREE" in plan for plan in (one, oldest, processed))

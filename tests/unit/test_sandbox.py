@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import ctypes
+import json
 import os
+import platform
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import time
@@ -17,10 +20,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+import escaping
 import sandboxed
 from earmark import sandbox
 from earmark.errors import MediaError
-from earmark.sandbox import _child
+from earmark.sandbox import _calls, _child
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -259,22 +263,28 @@ def test_the_working_directory_is_not_among_the_readable_folders(
     ("isolation", "sentence"),
     [
         (
-            sandbox.Isolation(bubblewrap=True, files_hidden=True, network_closed=True),
-            "Decoders run behind bubblewrap: no network, no files but their own.",
+            sandbox.Isolation(bubblewrap=True, open_ways=frozenset()),
+            ("Decoders run behind bubblewrap: no network, no files but their own, no processes."),
         ),
         (
-            sandbox.Isolation(bubblewrap=False, files_hidden=True, network_closed=True),
+            sandbox.Isolation(bubblewrap=False, open_ways=frozenset()),
             (
-                "Decoders run behind Landlock and a network namespace: "
-                "no network, no files but their own."
+                "Decoders run behind Landlock and a filter of system calls: "
+                "no network, no files but their own, no processes."
             ),
         ),
         (
-            sandbox.Isolation(bubblewrap=False, files_hidden=False, network_closed=False),
+            sandbox.Isolation(False, frozenset({"files", "network", "processes"})),
             (
                 "WARNING: a decoder taken over by a hostile file could reach files of this user "
-                "and the network; only memory and time are limited. Install bubblewrap and allow "
-                "user namespaces."
+                "and the network and other processes of this user. Memory and time are limited."
+            ),
+        ),
+        (
+            sandbox.Isolation(bubblewrap=False, open_ways=frozenset({"network"})),
+            (
+                "WARNING: a decoder taken over by a hostile file could reach the network. "
+                "Memory and time are limited."
             ),
         ),
     ],
@@ -289,7 +299,7 @@ def test_the_description_speaks_of_this_machine() -> None:
 
 def test_an_incomplete_isolation_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sandbox, "_readable", lambda: ["/"])
-    assert not sandbox._inspect(()).files_hidden
+    assert "files" in sandbox._inspect(()).open_ways
 
 
 def test_bubblewrap_is_used_where_it_works(
@@ -332,8 +342,120 @@ def test_the_trial_tells_what_it_could_reach(tmp_path: Path) -> None:
     path.touch()
     with socket.create_server(("127.0.0.1", 0)) as listener, path.open("rb") as file:
         port = listener.getsockname()[1]
-        tried, _ = _child.attempt(file, path=str(path), port=port)
-    assert tried == {"read": True, "connected": True}
+        tried, _ = _child.attempt(file, path=str(path), port=port, parent=os.getppid())
+    assert tried == ["files", "network", "processes"]
+
+
+# What each wall stops. Every mode is had by taking the others away, for root and for nobody.
+
+NOBODY = 65534
+ALL_WAYS = {
+    *("read", "list", "create", "remove", "tcp", "udp", "unix", "abstract"),
+    *("see", "signal", "trace", "memory", "execute"),
+}
+
+
+def interpreter_of_nobody() -> list[str]:
+    """The words that run this Python, or an equal one, without any privilege."""
+    setpriv = shutil.which("setpriv")
+    if os.geteuid() != 0 or setpriv is None:
+        pytest.skip("only root can become nobody, by setpriv of util-linux")
+    without = [setpriv, f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
+    name = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    # Twice: setpriv itself may start what nobody may not.
+    twice = "import subprocess, sys; sys.exit(subprocess.call([sys.executable, *sys.argv[1:]]))"
+    for folder in (Path(os.path.realpath(sys.executable)).parent, "/usr/bin", "/usr/local/bin"):
+        words = [*without, f"{folder}/{name}"]
+        reads = [*words, "-c", twice, "-B", "-c", "import earmark.sandbox"]
+        with suppress(OSError):
+            if subprocess.run(reads, env=PATHS, capture_output=True, check=False).returncode == 0:
+                return words
+    pytest.skip("nobody can run no Python of this version with Earmark's files")
+
+
+PATHS = {
+    "PATH": os.environ["PATH"],
+    "PYTHONPATH": ":".join([str(Path(sandbox.__file__).parents[2]), *map(str, sys.path)]),
+}
+
+
+def escaped(mode: str, words: list[str]) -> dict[str, object]:
+    """What a decoder reached that was told to escape."""
+    command = [*words, "-B", escaping.__file__, mode]
+    done = subprocess.run(command, env=PATHS, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    told: dict[str, object] = json.loads(done.stdout)
+    return told
+
+
+@pytest.mark.parametrize(
+    ("mode", "reached"),
+    [
+        ("bubblewrap", set()),
+        ("bubblewrap alone", {"execute"}),
+        ("landlock", set()),
+        ("landlock without namespaces", set()),
+        ("landlock alone", {"udp", "unix", "execute"}),
+        ("nothing", ALL_WAYS),
+    ],
+)
+@pytest.mark.parametrize("user", ["this user", "nobody"])
+def test_each_wall_stops_what_it_is_said_to_stop(mode: str, reached: set[str], user: str) -> None:
+    within = "bubblewrap" in mode
+    if within and not sandbox.available().bubblewrap:
+        pytest.skip("bubblewrap does not work here")
+    if "landlock" in mode and landlock_version() < 6:
+        pytest.skip("Landlock of this kernel is off or knows no scopes")
+    words = [sys.executable] if user == "this user" else interpreter_of_nobody()
+    told = escaped(mode, words)
+    assert told["user"] == (os.getuid() if user == "this user" else NOBODY)
+    assert told["bubblewrap"] is within
+    assert set(told["reached"]) == reached
+    assert ("WARNING" in str(told["description"])) == bool(reached - {"execute"})
+
+
+def landlock_version() -> int:
+    """What the kernel says; 0 or less if Landlock is off."""
+    return int(ctypes.CDLL(None).syscall(_child._LANDLOCK_CREATE_RULESET, None, 0, 1))
+
+
+def test_an_unknown_machine_has_no_filter_of_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(platform, "machine", lambda: "vax")
+    assert not _calls.refuse(ctypes.CDLL(None))
+
+
+@pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
+def test_the_filter_refuses_what_it_names_and_allows_the_rest(machine: str) -> None:
+    architecture, refused, own = _calls._REFUSED[machine]
+    program = _calls._program(architecture, refused, own)
+    eperm, allow, kill = 0x50001, 0x7FFF0000, 0x80000000
+    common = [number for _, number in _calls._COMMON]
+    verdicts = {number: judged(program, architecture, number) for number in range(512)}
+    for number, verdict in verdicts.items():
+        named = number in (*refused, *common, *own)
+        assert verdict == (eperm if named else allow), number
+    for number in own:
+        assert judged(program, architecture, number, os.getpid()) == allow
+        assert judged(program, architecture, number, 0) == allow
+    assert judged(program, architecture, 0x40000000 | refused[0]) == eperm
+    assert judged(program, 0x40000003, 1) == kill
+
+
+def judged(program: bytes, architecture: int, number: int, argument: int = 1) -> int:
+    """What the kernel would make of a call, by running the filter as it does."""
+    place = {0: number, 4: architecture, 16: argument}
+    steps = list(struct.iter_unpack("=HBBI", program))
+    loaded = at = 0
+    while True:
+        code, if_true, if_false, value = steps[at]
+        at += 1
+        if code == 0x06:
+            return int(value)
+        if code == 0x20:
+            loaded = place[value]
+        else:
+            holds = loaded == value if code == 0x15 else loaded >= value
+            at += if_true if holds else if_false
 
 
 def zombies() -> set[int]:

@@ -151,6 +151,15 @@ class Access:
         with self._database.read(None) as scope:
             return queries.organizations(scope)
 
+    def organization_id(self, organization: str) -> UUID:
+        """The id of the organization of this name.
+
+        Raises:
+            InvalidError: no such organization.
+        """
+        with self._database.read(None) as scope:
+            return _organization(scope, organization, create=False)
+
     def set_agent_channel(self, organization: str, channel: int) -> None:
         """Says on which channel an organization records its agents, from 0.
 

@@ -148,8 +148,7 @@ def _sandbox() -> Finding:
     words = sandbox.description()
     if sandbox.available().complete:
         return Finding("ok", "decoder", words)
-    mend = "Install bubblewrap (Debian: apt install bubblewrap)."
-    return Finding("warn", "decoder", words, mend)
+    return Finding("warn", "decoder", words, sandbox.MEND)
 
 
 def _address(settings: Settings) -> Finding:

@@ -17,7 +17,7 @@ from earmark.errors import UnavailableError
 from earmark.jobs import Engine
 from earmark.model import now
 from earmark.pipeline.dispatcher import Dispatcher, Watchdog
-from earmark.pipeline.run import BACKOFF_SECONDS, Pipeline
+from earmark.pipeline.run import Pipeline
 from earmark.pipeline.takeover import SlotLostError, Takeover
 
 if TYPE_CHECKING:
@@ -47,11 +47,11 @@ class Pace:
 
     Attributes:
         grace_seconds: for running steps when the worker is stopped.
-        backoff_seconds: before the second and the third attempt at a step.
+        wait_factor: by which the waits between attempts at a step are multiplied.
     """
 
     grace_seconds: float = 30.0
-    backoff_seconds: Sequence[float] = BACKOFF_SECONDS
+    wait_factor: float = 1.0
     watch_seconds: float = WATCH_SECONDS
     sweep_seconds: float = SWEEP_SECONDS
 
@@ -118,9 +118,7 @@ class Worker:
         self._stopping = stopping
         self._failure: SlotLostError | None = None
         self._started_at = now()
-        self._pipeline = Pipeline(
-            database, steps, stopping=stopping, backoff_seconds=pace.backoff_seconds
-        )
+        self._pipeline = Pipeline(database, steps, stopping=stopping, wait_factor=pace.wait_factor)
         slots = open_slots(database)
         self._worker_id, slot = take_free(slots, socket.gethostname())
         self._engine = Engine(

@@ -38,7 +38,9 @@ def work(settings: Settings) -> None:
     parts = Parts(settings)
     parts.prepare()
     limits = Limits(
-        memory_bytes=settings.decode_memory_bytes, wall_seconds=settings.decode_seconds
+        memory_bytes=settings.decode_memory_bytes,
+        cpu_seconds=settings.decode_seconds,
+        wall_seconds=settings.decode_seconds,
     )
     run_worker(
         parts.database,

@@ -193,7 +193,7 @@ def _listening(kind: Kind, answer: sandbox.Answer) -> Listening:
 
 
 def _warnings(facts: AudioFacts, told: dict[str, Any]) -> list[Warn]:
-    found = [_duration_differs(facts.duration_seconds, facts.header_duration_seconds)]
+    found = [_duration_warning(facts, guessed=told["header_guessed"])]
     if told["failed_packets"]:
         share = f"{told['failed_packets']} of {told['packets']} parts"
         found.append(
@@ -204,14 +204,19 @@ def _warnings(facts: AudioFacts, told: dict[str, Any]) -> list[Warn]:
     return [warn for warn in found if warn]
 
 
-def _duration_differs(decoded: float, header: float | None) -> Warn | None:
+def _duration_warning(facts: AudioFacts, *, guessed: bool) -> Warn | None:
+    decoded, header = facts.duration_seconds, facts.header_duration_seconds
     if header is None:
         return None
     slack = max(_DURATION_SLACK_SECONDS, _DURATION_SLACK_SHARE * max(decoded, header))
     if abs(decoded - header) <= slack:
         return None
-    cause = "It may have been cut off." if decoded < header else "Its header is wrong."
+    if decoded < header and not guessed:
+        return Warn(
+            "truncated",
+            f"The recording breaks off after {decoded:.1f} s; its header says {header:.1f} s.",
+        )
     return Warn(
         "duration_differs",
-        f"The recording lasts {decoded:.1f} s though its header says {header:.1f} s. {cause}",
+        f"The recording lasts {decoded:.1f} s though its header says {header:.1f} s.",
     )

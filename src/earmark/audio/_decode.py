@@ -75,6 +75,8 @@ def decode(file: BinaryIO, *, container: str, doubtful: bool) -> tuple[Told, byt
     kind = Kind(container)
     stated = _wav.stated_seconds(file) if kind is Kind.WAV else None
     file.seek(0)
+    guessed = kind is Kind.MP3 and not _counts_frames(file)
+    file.seek(0)
     with open_media(file, kind) as media:
         if not media.streams.audio:
             raise fault("no_audio")
@@ -82,7 +84,14 @@ def decode(file: BinaryIO, *, container: str, doubtful: bool) -> tuple[Told, byt
         recording.decode()
         if doubtful and 2 * recording.failed_packets > recording.packets:
             raise fault("not_audio", found=Kind.UNKNOWN.words)
-        return recording.told()
+        told, peaks = recording.told()
+        return {**told, "header_guessed": guessed}, peaks
+
+
+def _counts_frames(file: BinaryIO) -> bool:
+    """Whether an MP3 says how many frames it has; else FFmpeg guesses from the first ones."""
+    head = file.read(_IO_BYTES)
+    return any(mark in head for mark in (b"Xing", b"Info", b"VBRI"))
 
 
 def open_media(file: BinaryIO, kind: Kind) -> InputContainer:
@@ -123,7 +132,7 @@ class Recording:
         self._stream = media.streams.audio[0]
         self._context = self._stream.codec_context
         if self._context.name not in _DECODERS.split(","):
-            raise fault("codec_unsupported", codec=self._context.name)
+            raise fault("unsupported_codec", codec=self._context.name)
         self._context.thread_count = 1  # threads gain nothing on sound and cost address space
         self._peaks: Peaks | None = None
         self._batch: list[NDArray[Any]] = []

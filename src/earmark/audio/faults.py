@@ -20,7 +20,7 @@ SENTENCES = MappingProxyType(
             "The file has a place for sound, but there is none in it. "
             "Check that the call was recorded, export it again and upload that."
         ),
-        "codec_unsupported": (
+        "unsupported_codec": (
             "The sound is coded as {codec}, which cannot be decoded here. "
             "Convert the recording to PCM, G.711, MP3, AAC or Opus and upload that."
         ),

@@ -49,8 +49,14 @@ app.add_typer(organization_app, name="organization")
 app.add_typer(models_app, name="models")
 app.add_typer(client_app, name="client")
 
-_OPTIONS = {"organization": "--org", "name": "--name", "grants": "--grant"}
-"""What `Access.create_client` calls its values → what they are called here."""
+_OPTIONS = {
+    "organization": "--org",
+    "name": "--name",
+    "grants": "--grant",
+    "error_code": "--code",
+    "since": "--since",
+}
+"""What the modules below call values → what they are called here."""
 
 Data = Annotated[
     Path | None,
@@ -232,6 +238,42 @@ def organization_set(
     with _parts(data) as parts:
         parts.access.set_agent_channel(org, agent_channel)
     typer.echo(f"The agent of {org} is on channel {agent_channel}.")
+
+
+@app.command()
+def retry(
+    org: Annotated[str, typer.Option(help="Name of the organization.")],
+    code: Annotated[
+        str | None, typer.Option(help="Only what bears this code, like speech_unreachable.")
+    ] = None,
+    failed: Annotated[bool, typer.Option("--failed", help="Only what failed.")] = False,
+    skipped: Annotated[bool, typer.Option("--skipped", help="Only what was skipped.")] = False,
+    since: Annotated[
+        str | None, typer.Option(help="Only what took place since then, like 2026-01-31.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only tell what would be done.")
+    ] = False,
+    data: Data = None,
+) -> None:
+    """Process once more what failed, was skipped or waits; steps that are done stay done."""
+    from earmark.app.retry import retry
+    from earmark.model import StepStatus
+
+    named = {StepStatus.FAILED: failed, StepStatus.SKIPPED: skipped}
+    with _parts(data) as parts:
+        done = retry(
+            parts,
+            org,
+            code=code,
+            statuses=frozenset(status for status, wanted in named.items() if wanted),
+            since=since,
+            dry_run=dry_run,
+            tell=lambda told: typer.echo(told, err=True),
+        )
+    typer.echo(f"{done.retried} {'would be' if dry_run else 'are'} processed once more.")
+    for reason, count in sorted(done.left.items()):
+        typer.echo(f"{count} left as they are: {reason}.")
 
 
 @models_app.command("install")

@@ -35,9 +35,14 @@ class StoredKey:
 
 def organizations(scope: Scope) -> list[Organization]:
     """Every organization, by name."""
-    columns = organization.c
-    found = sa.select(columns.id, columns.name, columns.agent_channel).order_by(columns.name)
-    return [Organization(row.id, row.name, row.agent_channel) for row in scope.rows(found)]
+    found = _ORGANIZATIONS.order_by(organization.c.name)
+    return [_organization(row) for row in scope.rows(found)]
+
+
+def own_organization(scope: Scope) -> Organization:
+    """The organization to which the transaction is bound."""
+    (row,) = scope.rows(_ORGANIZATIONS.where(organization.c.id == scope.organization_id))
+    return _organization(row)
 
 
 def set_agent_channel(scope: Scope, organization_id: UUID, channel: int) -> None:
@@ -119,7 +124,12 @@ def ensure_signing_key(scope: Scope, make: Callable[[], StoredKey]) -> Sequence[
     return signing_keys(scope)
 
 
+_ORGANIZATIONS = sa.select(organization.c.id, organization.c.name, organization.c.agent_channel)
 _CLIENTS = sa.select(client, organization.c.name.label("organization_name")).join(organization)
+
+
+def _organization(row: sa.Row[Any]) -> Organization:
+    return Organization(row.id, row.name, row.agent_channel)
 
 
 def _stored_key(row: sa.Row[Any]) -> StoredKey:

@@ -25,6 +25,7 @@ from earmark.model import (
     TranscriptFacts,
     Warn,
     clean_file_name,
+    now,
 )
 
 if TYPE_CHECKING:
@@ -40,6 +41,9 @@ UNFINISHED = (Status.RECEIVED, Status.PROCESSING)
 MAX_BRANCHES = 8
 """Hierarchy nodes that are read one by one; more have so many interactions that a walk over all
 soon finds enough."""
+
+MAX_NAMED = 1000
+"""Interactions that are named one by one; of more, a walk over all soon finds enough."""
 
 _LAST_CODE_POINT = 0x10FFFF
 _SURROGATES = range(0xD800, 0xE000)
@@ -58,6 +62,12 @@ def positions(scope: Scope, query: Query, *, after: Position | None, limit: int)
     Only what the order needs is selected, so that most plans never leave the index.
     """
     common = [*_conditions(query), *_beyond(after)]
+    causes = list(_causes(scope, query))
+    if causes:
+        few = _few(scope, causes)
+        if few is not None:
+            return _of_few(scope, query, [*common, interaction.c.id.in_(few)], limit)
+        common.append(interaction.c.id.in_(sa.select(step.c.interaction_id).where(*causes)))
     firsts = [
         _newest(scope, [*common, *branch], limit).subquery() for branch in _branches(scope, query)
     ]
@@ -87,16 +97,16 @@ def delete(scope: Scope, interaction_id: UUID) -> bool:
     return scope.run(sa.delete(interaction).where(interaction.c.id == interaction_id)) > 0
 
 
-def has_skipped_step(scope: Scope, interaction_id: UUID) -> bool:
-    """Whether processing left a step out."""
+def has_step(scope: Scope, interaction_id: UUID, *statuses: StepStatus) -> bool:
+    """Whether a step of an interaction stands at one of these."""
     statement = sa.select(step.c.name).where(
-        step.c.interaction_id == interaction_id, step.c.status == StepStatus.SKIPPED
+        step.c.interaction_id == interaction_id, step.c.status.in_(statuses)
     )
     return scope.row(statement) is not None
 
 
 def receive_again(scope: Scope, interaction_id: UUID) -> int:
-    """Puts an interaction back to `RECEIVED` and forgets every step that is not done.
+    """Puts an interaction back to `RECEIVED`, due now, and forgets every step that is not done.
 
     Returns:
         the number of the new round.
@@ -109,7 +119,7 @@ def receive_again(scope: Scope, interaction_id: UUID) -> int:
     changed = (
         sa.update(interaction)
         .where(interaction.c.id == interaction_id)
-        .values(status=Status.RECEIVED, round=interaction.c.round + 1)
+        .values(status=Status.RECEIVED, round=interaction.c.round + 1, due_at=now())
         .returning(interaction.c.round)
     )
     (row,) = scope.rows(changed)
@@ -166,6 +176,45 @@ def _conditions(query: Query) -> Iterator[sa.ColumnElement[bool]]:
         yield from _begins_with(columns.file_name, clean_file_name(query.prefix))
 
 
+def _causes(scope: Scope, query: Query) -> Iterator[sa.ColumnElement[bool]]:
+    """What is asked of steps that bear a cause; nothing, if nothing is asked of steps."""
+    if query.error_code is None and not query.step_statuses:
+        return
+    yield step.c.organization_id == scope.organization_id
+    yield step.c.error_code.is_not(None)
+    if query.error_code is not None:
+        yield step.c.error_code == query.error_code
+    if query.step_statuses:
+        yield step.c.status.in_(query.step_statuses)
+
+
+def _few(scope: Scope, causes: Collection[sa.ColumnElement[bool]]) -> set[UUID] | None:
+    """The interactions that have such a step, by its index; None if they are many."""
+    having = sa.select(step.c.interaction_id).where(*causes).distinct().limit(MAX_NAMED + 1)
+    found = {row.interaction_id for row in scope.rows(having)}
+    return found if len(found) <= MAX_NAMED else None
+
+
+def _of_few(
+    scope: Scope, query: Query, conditions: Collection[sa.ColumnElement[bool]], limit: int
+) -> list[Position]:
+    """The first of few interactions, sorted here.
+
+    A column that nobody needs is read with them: SQLite would walk over all in reading order, by
+    an index that has the rest, rather than look up each id.
+    """
+    found = [
+        Position(row.occurred_at, row.id)
+        for branch in _branches(scope, query)
+        for row in scope.rows(
+            sa.select(interaction.c.occurred_at, interaction.c.id, interaction.c.file_name).where(
+                *conditions, *branch
+            )
+        )
+    ]
+    return sorted(found, reverse=True)[:limit]
+
+
 def _branches(scope: Scope, query: Query) -> Iterator[tuple[sa.ColumnElement[bool], ...]]:
     """The conditions on status and hierarchy, of which exactly one tuple holds for what is found.
 
@@ -186,7 +235,8 @@ def _branches(scope: Scope, query: Query) -> Iterator[tuple[sa.ColumnElement[boo
 
 def _is_selective(query: Query) -> bool:
     """Whether another condition finds few interactions by an index of its own."""
-    return bool(query.agent_id or query.agent_code or query.client_call_id)
+    told = query.error_code or query.step_statuses
+    return bool(query.agent_id or query.agent_code or query.client_call_id or told)
 
 
 def _statuses(query: Query) -> tuple[Status, ...]:
@@ -325,4 +375,5 @@ def _step(row: sa.Row[Any]) -> Step:
         finished_at=row.finished_at,
         error=error,
         progress=row.progress,
+        next_attempt_at=row.next_attempt_at,
     )

@@ -14,6 +14,7 @@ from earmark.model import AudioFacts, Cause, MediaType, Status, StepStatus, exte
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
+    from datetime import datetime
     from uuid import UUID
 
     from earmark.database.core import Scope
@@ -23,6 +24,12 @@ WORKER_LOST = Cause(
     "worker_lost",
     "The worker stopped in the middle of processing this, and did so again each time it was "
     "tried. Retry it; if it fails again, the file itself may be what stops the worker.",
+)
+
+
+WORKER_LOST_BEFORE = Cause(
+    "worker_lost",
+    "The worker stopped in the middle of processing this. It is tried again by itself.",
 )
 
 
@@ -55,7 +62,9 @@ class Claim:
     """What `claim` found or did.
 
     Attributes:
-        status: `RUNNING`: the step is the caller's to run; else it is over, and how.
+        status: `RUNNING`: the step is the caller's to run. `WAITING`: nothing was claimed, since
+            the last attempt ended with its worker; the caller is to postpone the next one. Else
+            the step is over, and how.
         attempt: the number of the attempt claimed, from 1; the key to `record`.
         counted: how many attempts count against the step, this one included.
     """
@@ -65,25 +74,22 @@ class Claim:
     counted: int = 0
 
 
-def any_received(scope: Scope) -> bool:
-    """Whether an interaction waits; one look into the index."""
-    waiting = sa.select(interaction.c.id).where(interaction.c.status == Status.RECEIVED)
-    return scope.row(waiting.limit(1)) is not None
+def any_due(scope: Scope) -> bool:
+    """Whether an interaction waits for a worker now; one look into the index."""
+    return scope.row(sa.select(interaction.c.id).where(*_due()).limit(1)) is not None
 
 
-def next_received(scope: Scope) -> Job | None:
+def next_due(scope: Scope) -> Job | None:
     """The interaction whose turn it is, kept from other dispatchers until this transaction ends.
 
-    It is the oldest one of the organization that has fewest in processing, so that a backlog of
-    one organization does not delay another.
+    It is the one that is due longest of the organization that has fewest in processing, so that
+    a backlog of one organization does not delay another. What waits for its next attempt is not
+    due, and is in nobody's way.
     """
     for organization_id in _organizations_in_turn(scope):
         oldest = (
-            _JOB.where(
-                interaction.c.status == Status.RECEIVED,
-                interaction.c.organization_id == organization_id,
-            )
-            .order_by(interaction.c.id)
+            _JOB.where(*_due(), interaction.c.organization_id == organization_id)
+            .order_by(interaction.c.due_at, interaction.c.id)
             .limit(1)
             .with_for_update(skip_locked=True)
         )
@@ -95,7 +101,7 @@ def next_received(scope: Scope) -> Job | None:
 
 def in_processing(scope: Scope) -> list[Job]:
     """Every interaction that is being processed."""
-    return [_job(row) for row in scope.rows(_JOB.where(interaction.c.status == Status.PROCESSING))]
+    return [_job(row) for row in scope.rows(_JOB.where(_at(Status.PROCESSING)))]
 
 
 def mark_processing(scope: Scope, job: Job) -> None:
@@ -153,10 +159,16 @@ def known(scope: Scope, job: Job) -> Known:
     return Known(row.locale, row.agent_channel, audio)
 
 
-def claim(scope: Scope, job: Job, *, name: str, position: int, max_attempts: int) -> Claim:
+def losses(scope: Scope, job: Job, *, name: str) -> int:
+    """How many attempts at a step ended with their worker since a part of it was kept."""
+    row = scope.row(sa.select(step.c.lost).where(_is_step(job, name)))
+    return 0 if row is None else int(row.lost)
+
+
+def claim(scope: Scope, job: Job, *, name: str, position: int, max_losses: int) -> Claim:
     """Counts an attempt at a step before it is made, so that no death of a worker is forgotten.
 
-    A step whose last allowed attempt ended with its worker is recorded as failed here. Attempts
+    A step whose attempts ended with their worker so often is recorded as failed here. Attempts
     before the last part that was kept, and those that an orderly stop ended, are excused.
 
     Raises:
@@ -167,21 +179,55 @@ def claim(scope: Scope, job: Job, *, name: str, position: int, max_attempts: int
     mark_processing(scope, job)
     fresh = {"interaction_id": job.interaction_id, "name": name, "position": position}
     scope.insert_if_absent(step, {**fresh, "status": StepStatus.RUNNING, "attempts": 0})
-    columns = (step.c.status, step.c.attempts, step.c.excused)
+    columns = (step.c.status, step.c.attempts, step.c.excused, step.c.lost)
     row = scope.row(sa.select(*columns).where(_is_step(job, name)))
     assert row is not None  # noqa: S101 - inserted above, in this transaction
-    if row.status != StepStatus.RUNNING:
+    if row.status not in _OPEN:
         return Claim(StepStatus(row.status), row.attempts)
     counted = row.attempts - row.excused
-    if counted >= max_attempts:
+    if row.status == StepStatus.RUNNING and counted:
+        return _lose(scope, job, name, row, max_losses)
+    attempt: dict[str, Any] = {"attempts": row.attempts + 1, "started_at": now()}
+    cleared = {"next_attempt_at": None, "error_code": None, "error_message": None}
+    values = {**attempt, **cleared, "position": position, "status": StepStatus.RUNNING}
+    scope.run(sa.update(step).where(_is_step(job, name)).values(**values))
+    return Claim(StepStatus.RUNNING, row.attempts + 1, counted + 1)
+
+
+def _lose(scope: Scope, job: Job, name: str, row: sa.Row[Any], max_losses: int) -> Claim:
+    """Counts an attempt that ended with its worker."""
+    lost = sa.update(step).where(_is_step(job, name)).values(lost=row.lost + 1)
+    scope.run(lost)
+    if row.lost + 1 >= max_losses:
         _end(scope, job, name, status=StepStatus.FAILED, cause=WORKER_LOST)
         return Claim(StepStatus.FAILED, row.attempts)
-    scope.run(
-        sa.update(step)
-        .where(_is_step(job, name))
-        .values(attempts=row.attempts + 1, started_at=now(), position=position)
-    )
-    return Claim(StepStatus.RUNNING, row.attempts + 1, counted + 1)
+    return Claim(StepStatus.WAITING, row.attempts, row.attempts - row.excused)
+
+
+def postpone(
+    scope: Scope, job: Job, *, name: str, attempt: int, cause: Cause, until: datetime
+) -> None:
+    """Ends a round and begins another one that is due later: no worker is held meanwhile.
+
+    Args:
+        scope: the transaction.
+        job: the round that ends.
+        name: of the step whose attempt failed.
+        attempt: the number of that attempt.
+        cause: why it failed; shown while the step waits.
+        until: when the next attempt may be made.
+
+    Raises:
+        GoneError: the interaction was deleted.
+        SupersededError: the round is over, or the step has been claimed anew.
+    """
+    load_job(scope, job.interaction_id, job.round)
+    waiting = {"status": StepStatus.WAITING, "next_attempt_at": until}
+    told = {"error_code": cause.code, "error_message": cause.message}
+    if not scope.run(_of_attempt(job, name, attempt).values(**waiting, **told)):
+        raise SupersededError(job.id)
+    again = {"status": Status.RECEIVED, "round": job.round + 1, "due_at": until}
+    scope.run(_of_round(sa.update(interaction), job).values(**again))
 
 
 def excuse(scope: Scope, job: Job, *, name: str, attempt: int) -> None:
@@ -226,7 +272,7 @@ def keep_part(
         SupersededError: the round is over, or the step has been claimed anew.
     """
     load_job(scope, job.interaction_id, job.round)
-    reached = {"progress": progress, "excused": attempt - 1}
+    reached = {"progress": progress, "excused": attempt - 1, "lost": 0}
     if not scope.run(_of_attempt(job, name, attempt).values(**reached)):
         raise SupersededError(job.id)
     row = {"interaction_id": job.interaction_id, "name": name, "number": number}
@@ -350,6 +396,8 @@ def _with_added(kept: Sequence[Any], added: Iterable[Warn]) -> list[Any]:
 
 _UNFINISHED = (Status.RECEIVED, Status.PROCESSING)
 
+_OPEN = (StepStatus.RUNNING, StepStatus.WAITING)
+
 _JOB = sa.select(
     interaction.c.organization_id,
     interaction.c.id,
@@ -369,23 +417,32 @@ def _job(row: sa.Row[Any]) -> Job:
     )
 
 
+def _at(status: Status) -> sa.ColumnElement[bool]:
+    """Written out, not bound: a plan that serves any status uses no index of one."""
+    return interaction.c.status == sa.literal(status.value, literal_execute=True)
+
+
+def _due() -> tuple[sa.ColumnElement[bool], ...]:
+    return (_at(Status.RECEIVED), interaction.c.due_at <= now())
+
+
 def _organizations_in_turn(scope: Scope) -> Collection[UUID]:
-    """The organizations with something to do: fewest in processing first, then longest waiting.
+    """The organizations with something to do: fewest in processing first, then longest due.
 
     It asks per organization rather than per interaction: a backlog of a million costs no more.
     """
     mine = interaction.c.organization_id == organization.c.id
     first = (
-        sa.select(interaction.c.id)
-        .where(mine, interaction.c.status == Status.RECEIVED)
-        .order_by(interaction.c.id)
+        sa.select(interaction.c.due_at)
+        .where(mine, *_due())
+        .order_by(interaction.c.due_at)
         .limit(1)
         .scalar_subquery()
     )
     busy = (
         sa.select(sa.func.count())
         .select_from(interaction)
-        .where(mine, interaction.c.status == Status.PROCESSING)
+        .where(mine, _at(Status.PROCESSING))
         .scalar_subquery()
     )
     turns = sa.select(organization.c.id, first.label("first"), busy.label("busy")).subquery()
@@ -422,6 +479,7 @@ def _ending(status: StepStatus, cause: Cause | None) -> dict[str, Any]:
         "status": status,
         "progress": progress,
         "finished_at": now(),
+        "next_attempt_at": None,
         "error_code": cause.code if cause else None,
         "error_message": cause.message if cause else None,
     }
@@ -436,7 +494,7 @@ def _end(
     cause: Cause | None,
     attempt: int | None = None,
 ) -> bool:
-    statement = sa.update(step).where(_is_step(job, name), step.c.status == StepStatus.RUNNING)
+    statement = sa.update(step).where(_is_step(job, name), step.c.status.in_(_OPEN))
     if attempt is not None:
         statement = statement.where(step.c.attempts == attempt)
     return scope.run(statement.values(**_ending(status, cause))) > 0

@@ -54,6 +54,7 @@ def add(
         "media_type": submission.media_type.value,
         "status": Status.RECEIVED.value,
         "round": 1,
+        "due_at": received_at,
         "received_at": received_at,
         "occurred_at": date.instant if date else received_at,
         "interaction_at": date.instant if date else None,

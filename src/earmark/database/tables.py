@@ -13,6 +13,9 @@ import sqlalchemy as sa
 
 from earmark.database.types import CODE, JSON, SERIAL, Instant
 
+LONG_AGO = "1970-01-01 00:00:00+00"
+"""As a default in both databases: before every instant at which something may be due."""
+
 metadata = sa.MetaData(
     naming_convention={
         "pk": "pk_%(table_name)s",
@@ -157,6 +160,7 @@ interaction = sa.Table(
     sa.Column("media_type", sa.String(8), nullable=False),
     sa.Column("status", sa.String(16), nullable=False),
     sa.Column("round", sa.Integer, nullable=False),
+    sa.Column("due_at", Instant, nullable=False, server_default=LONG_AGO),
     sa.Column("received_at", Instant, nullable=False),
     sa.Column("occurred_at", Instant, nullable=False),
     sa.Column("interaction_at", Instant),
@@ -204,13 +208,27 @@ interaction = sa.Table(
         "ix_interaction_client_call_id", "organization_id", "client_call_id", "occurred_at", "id"
     ),
     sa.Index("ix_interaction_status", "organization_id", "status", "occurred_at", "id"),
+    # One status each: SQLite does not see that an equality lies within an IN.
     sa.Index(
-        "ix_interaction_unfinished",
-        "status",
+        "ix_interaction_due",
+        "due_at",
+        sqlite_where=sa.text("status = 'received'"),
+        postgresql_where=sa.text("status = 'received'"),
+    ),
+    sa.Index(
+        "ix_interaction_turn",
+        "organization_id",
+        "due_at",
+        "id",
+        sqlite_where=sa.text("status = 'received'"),
+        postgresql_where=sa.text("status = 'received'"),
+    ),
+    sa.Index(
+        "ix_interaction_processing",
         "organization_id",
         "id",
-        sqlite_where=sa.text("status IN ('received', 'processing')"),
-        postgresql_where=sa.text("status IN ('received', 'processing')"),
+        sqlite_where=sa.text("status = 'processing'"),
+        postgresql_where=sa.text("status = 'processing'"),
     ),
 )
 
@@ -224,6 +242,8 @@ step = sa.Table(
     sa.Column("status", sa.String(16), nullable=False),
     sa.Column("attempts", sa.Integer, nullable=False),
     sa.Column("excused", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("lost", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("next_attempt_at", Instant),
     sa.Column("progress", sa.Float),
     sa.Column("started_at", Instant),
     sa.Column("finished_at", Instant),
@@ -233,6 +253,14 @@ step = sa.Table(
         ["organization_id", "interaction_id"],
         ["interaction.organization_id", "interaction.id"],
         ondelete="CASCADE",
+    ),
+    sa.Index(
+        "ix_step_error",
+        "organization_id",
+        "error_code",
+        "interaction_id",
+        sqlite_where=sa.text("error_code IS NOT NULL"),
+        postgresql_where=sa.text("error_code IS NOT NULL"),
     ),
 )
 

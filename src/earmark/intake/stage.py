@@ -15,7 +15,7 @@ from earmark.model import Warn, new_id
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from concurrent.futures import Executor
+    from concurrent.futures import Executor, Future
     from types import TracebackType
 
     from typing_extensions import Buffer
@@ -98,7 +98,12 @@ class Stage:
 
     async def __aenter__(self) -> Self:
         """Opens the stage; raises UnavailableError if the storage cannot take it."""
-        self._staged = await self._stages.run(self._stages.store.stage, str(self.id))
+        opening = self._stages.pool.submit(self._stages.store.stage, str(self.id))
+        try:
+            self._staged = await asyncio.wrap_future(opening)
+        except asyncio.CancelledError:
+            opening.add_done_callback(_discard)  # a thread may be opening it at this moment
+            raise
         return self
 
     async def __aexit__(
@@ -228,6 +233,12 @@ class Stage:
         with contextlib.suppress(UnavailableError):
             await writing
         await self._stages.run(staged.discard)
+
+
+def _discard(opening: Future[Staged]) -> None:
+    """Removes what was opened for somebody who waits for it no more."""
+    if not opening.cancelled() and opening.exception() is None:
+        opening.result().discard()
 
 
 def _retrieve(writing: asyncio.Future[None]) -> None:

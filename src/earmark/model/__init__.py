@@ -64,6 +64,7 @@ class StepStatus(StrEnum):
     """Where one processing step of one interaction stands."""
 
     RUNNING = "running"
+    WAITING = "waiting"
     DONE = "done"
     SKIPPED = "skipped"
     FAILED = "failed"
@@ -277,7 +278,9 @@ class Step:
     """One processing step of one interaction.
 
     Attributes:
+        error: why it failed or was skipped, or why its last attempt failed, while it waits.
         progress: 0 to 1, of a step that tells it; None of one that does not, or not yet.
+        next_attempt_at: not before then is it tried again; None unless it waits.
     """
 
     name: str
@@ -287,6 +290,7 @@ class Step:
     finished_at: datetime | None
     error: Cause | None
     progress: float | None = None
+    next_attempt_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -365,6 +369,8 @@ class Query:
         hierarchy_ids: interactions of any of these nodes or of a node below one of them.
         agent_code: as the upload sent it.
         prefix: how the file name begins, bytewise.
+        error_code: of a step that failed, was skipped or waits.
+        step_statuses: some step stands at one of these; none of them asks nothing.
     """
 
     since: datetime | None = None
@@ -377,6 +383,8 @@ class Query:
     direction: Direction | None = None
     client_call_id: str | None = None
     prefix: str | None = None
+    error_code: str | None = None
+    step_statuses: frozenset[StepStatus] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

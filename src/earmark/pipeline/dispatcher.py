@@ -51,10 +51,10 @@ class Dispatcher:
         still and the job's id tells that it was begun.
         """
         with self._database.read(None) as scope:
-            if not processing.any_received(scope):
+            if not processing.any_due(scope):
                 return False
         with self._database.write(None) as scope:
-            job = processing.next_received(scope)
+            job = processing.next_due(scope)
             if job is None:
                 return False
             self._begin(job)

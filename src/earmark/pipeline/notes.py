@@ -22,7 +22,15 @@ class Notes:
     over at the same place fails for good.
     """
 
-    def __init__(self, write: Write, job: Job, *, name: str, attempt: int) -> None:
+    def __init__(
+        self,
+        write: Write,
+        job: Job,
+        *,
+        name: str,
+        attempt: int,
+        kept: Callable[[], None] = lambda: None,
+    ) -> None:
         """Keeps its collaborators.
 
         Args:
@@ -30,11 +38,13 @@ class Notes:
             job: what is worked at.
             name: of the step.
             attempt: that was claimed.
+            kept: called when a part was kept.
         """
         self._write = write
         self._job = job
         self._name = name
         self._attempt = attempt
+        self._kept = kept
         self._count = 0
 
     def parts(self) -> Sequence[Any]:
@@ -71,4 +81,5 @@ class Notes:
                 progress=progress,
             )
         )
+        self._kept()
         self._count += 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from typing import TYPE_CHECKING
 from uuid import UUID
 
@@ -12,26 +13,25 @@ from earmark.database import processing
 from earmark.database.processing import GoneError, Job, SupersededError
 from earmark.errors import MediaError, UnavailableError
 from earmark.jobs import UnfinishedError
-from earmark.model import Cause, Status, StepStatus
+from earmark.model import Cause, Status, StepStatus, now
 from earmark.pipeline import Done, Item, Skipped, TransientError
 from earmark.pipeline.notes import Notes
+from earmark.pipeline.patience import FAULTS, OUTAGES
+from earmark.pipeline.turnstile import Turnstile
+from earmark.sandbox import CrashedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+    from datetime import datetime
     from threading import Event
     from typing import TypeVar
 
     from earmark.database import Database, Scope
     from earmark.database.processing import Claim
     from earmark.pipeline import Outcome, Step
+    from earmark.pipeline.patience import Patience
 
     T = TypeVar("T")
-
-MAX_ATTEMPTS = 3
-"""Attempts at a step in one round, those that ended with their worker included."""
-
-BACKOFF_SECONDS = (1.0, 4.0)
-"""Waits before the second and the third attempt: what passes by itself mostly passes in these."""
 
 RECONNECT_SECONDS = 1.0
 """Between attempts to write an outcome while the database is away."""
@@ -45,16 +45,22 @@ UNAVAILABLE = Cause(
     "unavailable",
     "Storage or database could not be reached while this was processed. Retry it when they can.",
 )
+DECODER_KILLED = Cause(
+    "decoder_killed",
+    "The process that decodes the recording was ended from outside, most likely because the "
+    "machine ran out of memory, and so each time it was tried. Retry it; if it fails again, give "
+    "the machine more memory or lower EARMARK_WORKER_CONCURRENCY.",
+)
 
 _log = structlog.get_logger("earmark.worker")
 
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """An attempt that came to nothing."""
+    """An attempt that came to nothing; the next one may be made in so many seconds, if any."""
 
     cause: Cause
-    final: bool
+    wait_seconds: float | None = None
 
 
 class Pipeline:
@@ -66,7 +72,7 @@ class Pipeline:
         steps: Sequence[Step],
         *,
         stopping: Event,
-        backoff_seconds: Sequence[float] = BACKOFF_SECONDS,
+        wait_factor: float = 1.0,
     ) -> None:
         """Keeps its collaborators.
 
@@ -74,17 +80,19 @@ class Pipeline:
             database: holds the ledger.
             steps: in order.
             stopping: set when the worker shall begin nothing more.
-            backoff_seconds: the waits between `MAX_ATTEMPTS` attempts.
+            wait_factor: by which the waits between attempts are multiplied.
         """
         self._database = database
         self._steps = tuple(steps)
         self._stopping = stopping
-        self._backoff_seconds = tuple(backoff_seconds)
+        self._wait_factor = wait_factor
+        self._turnstile = Turnstile(self._leave_if_stopping)
         self._running: set[tuple[Job, str, int]] = set()
 
     def process(self, organization_id: str, interaction_id: str, number: str) -> None:
         """Takes one round of one interaction to its end; what is done already is passed over.
 
+        A step that is to be tried again later ends the round too: the next one begins then.
         Ends quietly if the interaction was deleted or another worker took over.
 
         Raises:
@@ -119,7 +127,7 @@ class Pipeline:
             position, step = next(
                 (position, step)
                 for position, step in self._applicable(job)
-                if reached.get(step.name) in {None, StepStatus.RUNNING}
+                if reached.get(step.name) in _TO_DO
             )
             return processing.give_up(scope, job, cause, name=step.name, position=position)
 
@@ -128,6 +136,8 @@ class Pipeline:
         try:
             for position, step in self._applicable(job):
                 status = self._carry_out(step, position, job, item)
+                if status is StepStatus.WAITING:
+                    return
                 if status is StepStatus.FAILED and step.required:
                     break
             self._write(job.organization_id, lambda scope: self._finish(scope, job))
@@ -144,7 +154,7 @@ class Pipeline:
         steps = [(step, reached.get(step.name)) for _, step in self._applicable(job)]
         if any(step.required and status is StepStatus.FAILED for step, status in steps):
             return Status.FAILED
-        if any(status in {None, StepStatus.RUNNING} for _, status in steps):
+        if any(status in _TO_DO for _, status in steps):
             return None
         return Status.READY
 
@@ -154,31 +164,74 @@ class Pipeline:
                 yield position, step
 
     def _carry_out(self, step: Step, position: int, job: Job, item: Item) -> StepStatus:
-        """Attempts a step until it is over."""
-        while True:
-            self._leave_if_stopping()
-            claim = self._write(
-                job.organization_id,
-                lambda scope: processing.claim(
-                    scope, job, name=step.name, position=position, max_attempts=MAX_ATTEMPTS
-                ),
-            )
+        """Attempts a step once, unless it is over.
+
+        What ended with its worker all times but one is attempted alone, or it would be condemned
+        for the deed of another that ran beside it each time.
+        """
+        self._leave_if_stopping()
+        lost = self._write(
+            job.organization_id, lambda scope: processing.losses(scope, job, name=step.name)
+        )
+        with self._turnstile.enter(alone=lost == FAULTS.attempts - 1) as give_back:
+            claim = self._claim(step, position, job)
             if claim.status is not StepStatus.RUNNING:
                 return claim.status
-            ended = self._attempt(step, job, item, claim)
-            if isinstance(ended, Failed) and not ended.final:
-                self._stopping.wait(self._backoff_seconds[claim.counted - 1])
-                continue
-            return self._record(step, job, claim.attempt, ended)
+            ended = self._attempt(step, job, item, claim, give_back)
+        if isinstance(ended, Failed) and ended.wait_seconds is not None:
+            return self._postpone(step, job, claim.attempt, ended.cause, ended.wait_seconds)
+        return self._record(step, job, claim.attempt, ended)
 
-    def _attempt(self, step: Step, job: Job, item: Item, claim: Claim) -> Outcome | Failed:
+    def _claim(self, step: Step, position: int, job: Job) -> Claim:
+        """Claims the next attempt, or postpones it if the last one ended with its worker."""
+
+        def write(scope: Scope) -> Claim:
+            claim = processing.claim(
+                scope, job, name=step.name, position=position, max_losses=FAULTS.attempts
+            )
+            if claim.status is StepStatus.WAITING:
+                processing.postpone(
+                    scope,
+                    job,
+                    name=step.name,
+                    attempt=claim.attempt,
+                    cause=processing.WORKER_LOST_BEFORE,
+                    until=self._after(FAULTS.wait_seconds(claim.counted)),
+                )
+            return claim
+
+        return self._write(job.organization_id, write)
+
+    def _postpone(
+        self, step: Step, job: Job, attempt: int, cause: Cause, wait_seconds: float
+    ) -> StepStatus:
+        self._write(
+            job.organization_id,
+            lambda scope: processing.postpone(
+                scope,
+                job,
+                name=step.name,
+                attempt=attempt,
+                cause=cause,
+                until=self._after(wait_seconds),
+            ),
+        )
+        return StepStatus.WAITING
+
+    def _after(self, wait_seconds: float) -> datetime:
+        return now() + timedelta(seconds=wait_seconds * self._wait_factor)
+
+    def _attempt(
+        self, step: Step, job: Job, item: Item, claim: Claim, give_back: Callable[[], None]
+    ) -> Outcome | Failed:
         """Runs a step once. This is the worker's edge: whatever a step raises ends here."""
         running = (job, step.name, claim.attempt)
         self._running.add(running)
         try:
-            return step.run(self._described(job, item), self._notes(*running))
+            notes = self._notes(*running, give_back)
+            return step.run(self._described(job, item), notes)
         except MediaError as error:
-            return Failed(Cause(error.code, error.message), final=True)
+            return Failed(Cause(error.code, error.message))
         except (GoneError, SupersededError):
             raise
         except UnfinishedError:
@@ -186,15 +239,18 @@ class Pipeline:
             raise
         except Exception as error:  # noqa: BLE001 - the worker's edge
             self._leave_if_deleted(job)
-            final = claim.counted >= MAX_ATTEMPTS
+            cause, patience = _judged(error)
+            final = claim.counted >= patience.attempts
+            wait_seconds = None if final else patience.wait_seconds(claim.counted)
             _log.exception(
                 "step.failed",
                 step=step.name,
                 interaction_id=str(job.interaction_id),
                 attempt=claim.attempt,
+                cause=cause.code,
                 final=final,
             )
-            return Failed(_cause_of(error), final=final)
+            return Failed(cause, wait_seconds)
         finally:
             self._running.discard(running)
 
@@ -218,13 +274,14 @@ class Pipeline:
         with self._database.write(job.organization_id) as scope:
             processing.excuse(scope, job, name=name, attempt=attempt)
 
-    def _notes(self, job: Job, name: str, attempt: int) -> Notes:
+    def _notes(self, job: Job, name: str, attempt: int, give_back: Callable[[], None]) -> Notes:
         def write(work: Callable[[Scope], T]) -> T:
             done = self._write(job.organization_id, work)
             self._leave_if_stopping()
             return done
 
-        return Notes(write, job, name=name, attempt=attempt)
+        # From its first part on it cannot be condemned for this attempt, nor need others fear it.
+        return Notes(write, job, name=name, attempt=attempt, kept=give_back)
 
     def _record(self, step: Step, job: Job, attempt: int, ended: Outcome | Failed) -> StepStatus:
         status, cause = _verdict_of(ended)
@@ -269,10 +326,16 @@ class Pipeline:
                 self._leave_if_stopping()
 
 
-def _cause_of(error: Exception) -> Cause:
+_TO_DO = (None, StepStatus.RUNNING, StepStatus.WAITING)
+
+
+def _judged(error: Exception) -> tuple[Cause, Patience]:
+    """Why an attempt failed, and how patiently it is repeated."""
     if isinstance(error, TransientError):
-        return error.cause
-    return UNAVAILABLE if isinstance(error, UnavailableError) else INTERNAL
+        return error.cause, OUTAGES
+    if isinstance(error, UnavailableError):
+        return UNAVAILABLE, OUTAGES
+    return DECODER_KILLED if isinstance(error, CrashedError) else INTERNAL, FAULTS
 
 
 def _verdict_of(ended: Outcome | Failed) -> tuple[StepStatus, Cause | None]:

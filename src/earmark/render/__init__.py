@@ -1,6 +1,7 @@
-"""Transcripts in the forms in which people take them away. Pure functions, from facts to bytes.
+"""Conversations in the forms in which people take them away. Pure functions, from facts to bytes.
 
-A form is one file here and one line in `FORMATS`.
+A form of transcripts is one file here and one line in `FORMATS`. `vcon` is no such form: it tells
+a whole interaction, its media included.
 """
 
 from __future__ import annotations

@@ -27,9 +27,18 @@ class Json(Format):
     @override
     def render(self, transcript: Transcript) -> bytes:
         """See Format.render."""
-        document = {"version": VERSION, **asdict(transcript)}
-        text = json.dumps(document, ensure_ascii=False, separators=(",", ":"), default=_plain)
-        return text.encode()
+        return written(document(transcript))
+
+
+def document(transcript: Transcript) -> dict[str, Any]:
+    """The object that `Json.render` writes."""
+    return {"version": VERSION, **asdict(transcript)}
+
+
+def written(value: Mapping[str, Any]) -> bytes:
+    """An object as JSON without spaces, in UTF-8; its instants in RFC 3339."""
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=_plain)
+    return text.encode()
 
 
 def parse(data: bytes) -> Transcript:

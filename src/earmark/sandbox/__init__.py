@@ -44,6 +44,10 @@ _COMPLAINT_BYTES = 4096
 _SYSTEM_FOLDERS = ("/usr", "/lib", "/lib64", "/etc/ld.so.cache")
 """Where the dynamic linker looks; the interpreter's own folders come on top."""
 
+_WALLS = ("namespaces", "files", "calls")
+"""What the child raises by itself, within bubblewrap or without it: a network of its own, Landlock
+and a filter of system calls, each where the kernel has it."""
+
 
 class SandboxError(EarmarkError):
     """The child did not answer. Subclasses say why."""
@@ -103,22 +107,21 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Isolation:
-    """What a child was seen unable to do, beside the resource limits that always hold.
+    """What a child was seen to reach, beside the resource limits that always hold.
 
     Attributes:
         bubblewrap: whether children run inside bubblewrap.
-        files_hidden: whether a child failed to read a file of ours that it was not given.
-        network_closed: whether a child failed to connect to a port of this machine.
+        open_ways: of "files" (others than its own), "network" and "processes" (others than
+            itself), those that a child reached when it tried.
     """
 
     bubblewrap: bool
-    files_hidden: bool
-    network_closed: bool
+    open_ways: frozenset[str]
 
     @property
     def complete(self) -> bool:
-        """Whether a decoder that was taken over reaches neither files nor network."""
-        return self.files_hidden and self.network_closed
+        """Whether a decoder that was taken over reaches nothing but its own file."""
+        return not self.open_ways
 
 
 def run(
@@ -164,37 +167,46 @@ def description() -> str:
 
 def _describe(isolation: Isolation) -> str:
     if isolation.complete:
-        means = "bubblewrap" if isolation.bubblewrap else "Landlock and a network namespace"
-        return f"Decoders run behind {means}: no network, no files but their own."
-    open_ways = [
-        way
-        for way, closed in (
-            ("files of this user", isolation.files_hidden),
-            ("the network", isolation.network_closed),
-        )
-        if not closed
-    ]
+        means = "bubblewrap" if isolation.bubblewrap else "Landlock and a filter of system calls"
+        return f"Decoders run behind {means}: no network, no files but their own, no processes."
+    reached = [words for way, words in _WAYS.items() if way in isolation.open_ways]
     return (
-        f"WARNING: a decoder taken over by a hostile file could reach {' and '.join(open_ways)}; "
-        "only memory and time are limited. Install bubblewrap and allow user namespaces."
+        f"WARNING: a decoder taken over by a hostile file could reach {' and '.join(reached)}. "
+        "Memory and time are limited."
     )
+
+
+MEND = (
+    "Install bubblewrap (Debian: apt install bubblewrap) and allow user namespaces, or run on "
+    "Linux 5.13 or later with Landlock switched on."
+)
+"""What an operator does about an isolation that is not complete."""
+
+_WAYS = {
+    "files": "files of this user",
+    "network": "the network",
+    "processes": "other processes of this user",
+}
 
 
 def _inspect(launcher: tuple[str, ...]) -> Isolation:
     with (
         tempfile.NamedTemporaryFile() as secret,
         socket.create_server(("127.0.0.1", 0)) as listener,
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as datagrams,
     ):
         path = Path(secret.name)
-        attempt = {"path": secret.name, "port": listener.getsockname()[1]}
+        port = listener.getsockname()[1]
+        datagrams.bind(("127.0.0.1", port))
+        datagrams.setblocking(False)
+        attempt = {"path": secret.name, "port": port, "parent": os.getpid()}
         answer = _run(
             launcher, f"{__name__}._child:attempt", path, limits=_TRIAL, arguments=attempt
         )
-    return Isolation(
-        bubblewrap=bool(launcher),
-        files_hidden=not answer.value["read"],
-        network_closed=not answer.value["connected"],
-    )
+        with suppress(BlockingIOError):
+            datagrams.recv(1)
+            answer.value.append("network")
+    return Isolation(bubblewrap=bool(launcher), open_ways=frozenset(answer.value))
 
 
 _TRIAL = Limits(cpu_seconds=10, wall_seconds=20.0, output_bytes=_READ_BYTES)
@@ -256,6 +268,7 @@ def _command(
         "arguments": arguments,
         "folders": _import_folders(),
         "readable": _readable(),
+        "walls": _WALLS,
         "memory_bytes": limits.memory_bytes,
         "cpu_seconds": limits.cpu_seconds,
         "parent": 0 if launcher else os.getpid(),

@@ -54,12 +54,9 @@ def main() -> None:
     with os.fdopen(os.dup(1), "wb") as answer:
         os.dup2(2, 1)  # a stray print of a library must not mix with the answer
         limit(order["memory_bytes"], order["cpu_seconds"])
-        if sys.platform == "linux":
-            libc = ctypes.CDLL(None, use_errno=True)
-            _close_network(libc)
-            _die_with(libc, order["parent"])
-            _hide_files(libc, order["readable"])
         sys.path += order["folders"]
+        if sys.platform == "linux":
+            _raise_walls(order)
         answer.writelines(_call(order["function"], order["arguments"]))
     os._exit(0)
 
@@ -78,14 +75,29 @@ def limit(memory_bytes: int, cpu_seconds: int) -> None:
     resource.setrlimit(resource.RLIMIT_CPU, (cpu_seconds, cpu_seconds + 1))
 
 
-def attempt(_file: BinaryIO, *, path: str, port: int) -> tuple[dict[str, bool], bytes]:
-    """Try to break out: read a file that was not given, and connect to a port next door."""
-    tried = {"read": False, "connected": False}
+def attempt(_file: BinaryIO, *, path: str, port: int, parent: int) -> tuple[list[str], bytes]:
+    """Try to break out; tell by which ways that went.
+
+    Args:
+        path: a file that was not given; "files" if it can be read.
+        port: of this machine; "network" if it can be connected to. It is sent a datagram as well,
+            of which only the receiver knows whether it arrives.
+        parent: a process; "processes" if it can be looked into or be sent signals.
+    """
+    open_ways = []
     with suppress(OSError), Path(path).open("rb"):
-        tried["read"] = True
-    with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=2):
-        tried["connected"] = True
-    return tried, b""
+        open_ways.append("files")
+    address = ("127.0.0.1", port)
+    with suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as datagrams:
+        datagrams.sendto(b"?", address)
+    with suppress(OSError), socket.create_connection(address, timeout=2):
+        open_ways.append("network")
+    with suppress(OSError):
+        os.kill(parent, 0)
+        open_ways.append("processes")
+    with suppress(OSError), Path(f"/proc/{parent}/environ").open("rb"):
+        open_ways.append("processes")
+    return list(dict.fromkeys(open_ways)), b""
 
 
 def _call(function: str, arguments: dict[str, Any]) -> Iterable[bytes]:
@@ -107,6 +119,21 @@ def _call(function: str, arguments: dict[str, Any]) -> Iterable[bytes]:
 
 def _line(kind: str, value: object) -> bytes:
     return json.dumps({"kind": kind, "value": value}).encode() + b"\n"
+
+
+def _raise_walls(order: dict[str, Any]) -> None:
+    """Raise those of the walls that are asked for and that the kernel has."""
+    from earmark.sandbox import _calls  # noqa: PLC0415 - its folder is known only now
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    if "namespaces" in order["walls"]:
+        _close_network(libc)
+    _die_with(libc, order["parent"])
+    libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    if "files" in order["walls"]:
+        _hide_files(libc, order["readable"])
+    if "calls" in order["walls"]:
+        _calls.refuse(libc)
 
 
 def _close_network(libc: ctypes.CDLL) -> None:
@@ -143,7 +170,6 @@ def _hide_files(libc: ctypes.CDLL, readable: Sequence[str]) -> None:
     ruleset = libc.syscall(_LANDLOCK_CREATE_RULESET, attributes, size, 0)
     for path in readable:
         _allow(libc, ruleset, path)
-    libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     libc.syscall(_LANDLOCK_RESTRICT_SELF, ruleset, 0)
     os.close(ruleset)
 

@@ -13,7 +13,7 @@ from typing_extensions import override
 
 from earmark.web import api, errors, health, oauth
 from earmark.web.acxapi import agents, hierarchy, upload, wire
-from earmark.web.api import downloads, events, transcripts
+from earmark.web.api import downloads, events, retries, transcripts, vcon
 from earmark.web.connection import RequestContext
 from earmark.web.routing import CaselessPaths
 
@@ -100,8 +100,10 @@ def create_app(heart: Heart) -> FastAPI:
     )
     own = (
         api.router(heart.interactions),
+        retries.router(heart.interactions),
         transcripts.router(heart.interactions),
         downloads.router(heart.intake),
+        vcon.router(heart.interactions, heart.access.issuer),
         events.router(heart.interactions, heart.stopping),
         health.router(heart.readiness),
     )

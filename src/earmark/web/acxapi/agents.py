@@ -89,8 +89,13 @@ class AgentAnswer(Wire):
             modified_on=agent.modified_at,
             is_active=agent.is_active,
             manager_id=agent.manager_id,
-            start_date=agent.start_date,
+            start_date=_date_time(agent.start_date),
         )
+
+
+def _date_time(sent: str | None) -> str | None:
+    """As it was sent; a day alone gets its first instant, since the field is a date-time."""
+    return f"{sent}T00:00:00" if sent and "T" not in sent else sent
 
 
 _NAMES = {"email": "agentEmail", "code": "agentCode", "node_ids": "osms"}

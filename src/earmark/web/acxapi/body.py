@@ -8,17 +8,16 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Annotated, Any, TypeVar
 
-from fastapi import Depends
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_camel
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 
 from earmark.directory import MAX_NAME_CHARACTERS
-from earmark.errors import Invalid, InvalidError, TooLargeError
+from earmark.errors import Invalid, InvalidError
 from earmark.model import MAX_INDEXED_CHARACTERS
+from earmark.web.body import MAX_BODY_BYTES, Body
 
-MAX_BODY_BYTES = 256 * 1024
-"""As much as an upload's metadata may have."""
+__all__ = ["MAX_BODY_BYTES", "Body"]
 
 REMOVE = "remove"
 """The word that unlinks what an id would link, without regard to case."""
@@ -36,22 +35,6 @@ class Wire(BaseModel):
 
 
 _W = TypeVar("_W", bound=Wire)
-
-
-async def _read(request: Request) -> bytes:
-    body = bytearray()
-    try:
-        async for chunk in request.stream():
-            body += chunk
-            if len(body) > MAX_BODY_BYTES:
-                raise TooLargeError(MAX_BODY_BYTES)
-    except ClientDisconnect:
-        raise InvalidError(Invalid("body", "The body ended early.")) from None
-    return bytes(body)
-
-
-Body = Annotated[bytes, Depends(_read)]
-"""The whole body of a request, of at most `MAX_BODY_BYTES`."""
 
 
 def parse(form: type[_W], body: bytes) -> _W:

@@ -48,7 +48,7 @@ class UnsatisfiableError(ValueError):
     """The range lies outside the media."""
 
 
-class _Download(StreamingResponse):
+class Download(StreamingResponse):
     """Streams chunks that block, and closes what they come from even if the caller goes away."""
 
     def __init__(self, chunks: Iterator[bytes], status: int, headers: dict[str, str]) -> None:
@@ -85,7 +85,7 @@ def headers_of(media: Media) -> dict[str, str]:
 def head(media: Media, sent: Headers) -> Response:
     """The answer to HEAD: as GET's of the whole, without it."""
     headers = headers_of(media)
-    if _known(sent, headers["ETag"]):
+    if is_known(sent, headers["ETag"]):
         return _not_modified(headers)
     return Response(headers={**headers, "Content-Length": str(media.size_bytes)})
 
@@ -93,7 +93,7 @@ def head(media: Media, sent: Headers) -> Response:
 def get(media: Media, sent: Headers) -> Response:
     """The answer to GET: the media, or the range of it that was asked for."""
     headers = headers_of(media)
-    if _known(sent, headers["ETag"]):
+    if is_known(sent, headers["ETag"]):
         return _not_modified(headers)
     try:
         part = _wanted(sent, media.size_bytes, headers["ETag"])
@@ -105,7 +105,7 @@ def get(media: Media, sent: Headers) -> Response:
         headers["Content-Range"] = f"bytes {start}-{stop - 1}/{media.size_bytes}"
     headers["Content-Length"] = str(stop - start)
     # Opened before the head of the answer is sent, so that a deleted file is still a 404.
-    return _Download(media.read(start, stop), status, headers)
+    return Download(media.read(start, stop), status, headers)
 
 
 def parse_range(sent: str, size_bytes: int) -> tuple[int, int] | None:
@@ -140,7 +140,7 @@ def disposition(file_name: str) -> str:
     return f'attachment; filename="{plain}"{exact}'
 
 
-def _known(sent: Headers, etag: str) -> bool:
+def is_known(sent: Headers, etag: str) -> bool:
     """Whether the caller has these bytes already: weak comparison, RFC 9110 section 13.1.2."""
     tags = [tag.strip() for field in sent.getlist("if-none-match") for tag in field.split(",")]
     return "*" in tags or etag in [tag.removeprefix("W/") for tag in tags]

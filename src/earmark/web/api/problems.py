@@ -36,6 +36,7 @@ _REASONS = {
     404: "The organization has no such thing.",
     406: "`Accept` allows none of the forms that there are.",
     409: "The interaction is not in a state that allows this.",
+    413: "The body is too large.",
     416: "The range lies outside the media; `Content-Range` has its size.",
     429: "Too many requests; retry after `Retry-After` seconds.",
     503: "Storage or database cannot serve now; retry after `Retry-After` seconds.",

@@ -64,6 +64,9 @@ class Filters(BaseModel):
     direction: model.Direction | None = None
     client_call_id: str | None = Field(None, description="As the upload sent it.")
     prefix: str | None = Field(None, description="How the file name begins.")
+    error_code: str | None = Field(
+        None, description="Of a step that failed, was skipped or waits to be tried again."
+    )
     limit: int = Field(
         DEFAULT_LIMIT,
         ge=1,
@@ -85,6 +88,7 @@ class Filters(BaseModel):
             direction=self.direction,
             client_call_id=self.client_call_id,
             prefix=self.prefix,
+            error_code=self.error_code,
         )
 
 
@@ -163,7 +167,12 @@ class StepShape(_Shape):
     attempts: int
     started_at: datetime | None
     finished_at: datetime | None
-    error: NoteShape | None
+    error: NoteShape | None = Field(
+        description="Why it failed or was skipped, or why its last attempt failed, if it waits."
+    )
+    next_attempt_at: datetime | None = Field(
+        description="When a waiting step is tried again; null unless it waits."
+    )
     progress: float | None = Field(
         description="How much is done, 0 to 1, of a step that takes long; else null."
     )
