@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
-from earmark.database import submissions, tables
+from earmark.database import journal, submissions, tables
 from earmark.model import (
     InteractionDate,
     MediaType,
@@ -68,6 +68,13 @@ class Books:
                 warnings=[Warn("container_differs", "It is a WAV.")],
             )
         self.change(id_, status=status)
+        return id_
+
+    def arrive(self, name: str = "", **fields: Any) -> UUID:
+        """As `receive`, and tells of it as an upload does."""
+        id_ = self.receive(name, **fields)
+        with self.database.write(self.organization_id) as scope:
+            journal.announce(scope, kind="interaction.received", interaction_id=id_)
         return id_
 
     def change(self, id_: UUID, **values: Any) -> None:

@@ -205,13 +205,13 @@ class Settings(BaseSettings):
     decode_memory_bytes: Bytes = Field(
         default=1536 * MEBIBYTE,
         ge=256 * MEBIBYTE,
-        description="Address space of the child process that decodes one recording; bytes, or a "
-        "number with KiB, MiB or GiB.",
+        description="Address space of the child process that decodes one recording or reads one "
+        "chat; bytes, or a number with KiB, MiB or GiB.",
     )
     decode_seconds: int = Field(
         default=900,
         gt=0,
-        description="Seconds after which decoding one recording is given up.",
+        description="Seconds after which decoding one recording or reading one chat is given up.",
     )
     speech_engine: str = Field(
         default="local",

@@ -9,15 +9,16 @@ import base64
 import contextlib
 import hashlib
 import itertools
+import json
 import re
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import UUID
 
-from earmark.database import clients, journal
+from earmark.database import arrivals, clients, corrections, journal
 from earmark.database import interactions as stored
 from earmark.errors import (
     CallerError,
@@ -28,18 +29,31 @@ from earmark.errors import (
     NotFoundError,
     UnavailableError,
 )
-from earmark.model import LOCALES, Grant, MediaType, Principal, Status, StepStatus, storable
+from earmark.model import (
+    LOCALES,
+    MAX_EXTENDED_BYTES,
+    MAX_INDEXED_CHARACTERS,
+    META,
+    Grant,
+    MediaType,
+    Principal,
+    Status,
+    StepStatus,
+    storable,
+)
 from earmark.render.json import parse
 from earmark.render.vcon import Conversation
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from earmark.database import Database, Scope
     from earmark.database.interactions import Position
-    from earmark.model import Event, Interaction, Query
+    from earmark.model import ArrivalQuery, Correction, Event, Interaction, Query
     from earmark.model.transcript import Transcript
     from earmark.storage import Store
+
+T = TypeVar("T")
 
 TROUBLED = frozenset({StepStatus.FAILED, StepStatus.SKIPPED, StepStatus.WAITING})
 """Where a step stands that a retry runs again."""
@@ -53,6 +67,12 @@ PAGE_CHARACTERS = 8 * 1024 * 1024
 
 LOAD_BATCH = 50
 """Interactions loaded at once, so that a page overshoots `PAGE_CHARACTERS` by a batch at most."""
+
+MAX_CLIENT_CALL_IDS = 100
+"""Asked for at once: each is looked up."""
+
+MAX_TEXT_CHARACTERS = 64 * 1024
+"""Of one text that is corrected: a quarter of what an upload may say in all."""
 
 RETRY_BATCH = 50
 """Interactions put back in one transaction: on SQLite, uploads wait for it."""
@@ -251,6 +271,62 @@ class OrganizationInteractions:
             raise NotFoundError(str(interaction_id))
         return interaction
 
+    def list_arrivals(
+        self, query: ArrivalQuery, *, after: UUID | None = None, limit: int = DEFAULT_LIMIT
+    ) -> Iterator[Interaction]:
+        """Interactions in the order of their arrival, oldest first; read in small batches.
+
+        Whoever goes on after the last one that it got, deleted since or not, misses none: one
+        whose upload was acknowledged late has its place after those that could be seen before it.
+
+        Args:
+            query: what to list. Its instants are those of the places: one that was seen late
+                counts as arrived no earlier than those before it.
+            after: the interaction to go on after; None to begin with the first.
+            limit: the most to list, 1 to `MAX_LIMIT`. There are fewer only where no more follow.
+
+        Raises:
+            InvalidError: a value of the query, `after` or the limit is wrong; all of them.
+        """
+        self._demand(Grant.READ)
+        faults = list(_arrival_faults(query, limit))
+        number = self._number_of(after) if after else 0
+        if number is None:
+            faults.append(Invalid("after", "Send the id of an interaction that you were given."))
+        if faults or number is None:
+            raise InvalidError(*faults)
+        return self._loaded(self._arrived(query, number, limit))
+
+    def _number_of(self, interaction_id: UUID) -> int | None:
+        def look(scope: Scope) -> int | None:
+            number = arrivals.number_of(scope, interaction_id)
+            return number or arrivals.number_of_deleted(scope, interaction_id)
+
+        return self._once_seen(look, lambda number: number is not None)
+
+    def _arrived(self, query: ArrivalQuery, number: int, limit: int) -> Sequence[UUID]:
+        return self._once_seen(
+            lambda scope: arrivals.find(scope, query, after=number, limit=limit),
+            lambda found: len(found) == limit,
+        )
+
+    def _once_seen(self, look: Callable[[Scope], T], enough: Callable[[T], bool]) -> T:
+        """What is found; new arrivals get their places until it is enough, or none is left."""
+        with self._database.read(self._organization_id) as scope:
+            found, left = look(scope), journal.has_new_events(scope)
+        while left and not enough(found):
+            with self._database.write(self._organization_id) as scope:
+                left = journal.number_events(scope)
+                found = look(scope)
+        return found
+
+    def _loaded(self, ids: Sequence[UUID]) -> Iterator[Interaction]:
+        for start in range(0, len(ids), LOAD_BATCH):
+            batch = ids[start : start + LOAD_BATCH]
+            with self._database.read(self._organization_id) as scope:
+                loaded = stored.load(scope, batch)
+            yield from (loaded[one] for one in batch if one in loaded)
+
     def media(self, interaction_id: UUID) -> Media:
         """The media of an interaction, to be read in ranges.
 
@@ -334,9 +410,12 @@ class OrganizationInteractions:
         """
         self._demand(Grant.DELETE)
         with self._database.write(self._organization_id) as scope:
+            journal.lock_arrivals(scope)
+            number = arrivals.number_of(scope, interaction_id)
             if not stored.delete(scope, interaction_id):
                 raise NotFoundError(str(interaction_id))
-            self._tell(scope, interaction_id, "delete", "deleted")
+            place = {} if number is None else {"arrival": number}
+            self._tell(scope, interaction_id, "delete", "deleted", **place)
         # The row is gone, so nobody reads them any more; what fails here is left to the sweeper.
         for key_of in (media_key, waveform_key, transcript_key, sha512_key):
             with contextlib.suppress(UnavailableError):
@@ -416,6 +495,39 @@ class OrganizationInteractions:
         number = stored.receive_again(scope, interaction_id)
         self._tell(scope, interaction_id, "retry", "retried", round=number)
 
+    def correct(self, interaction_id: UUID, correction: Correction) -> Interaction:
+        """Changes what is known of an interaction; returns it as it is then.
+
+        Another locale makes what was recognized by the old one void: the interaction is processed
+        once more, from the steps that depend on it, as soon as nobody works at it.
+
+        Raises:
+            InvalidError: every value that is wrong.
+            NotFoundError: the organization has none of this id.
+        """
+        self._demand(Grant.MANAGE)
+        faults = list(_correction_faults(correction))
+        if faults:
+            raise InvalidError(*faults)
+        with self._database.write(self._organization_id) as scope:
+            if stored.status_of(scope, interaction_id) is None:
+                raise NotFoundError(str(interaction_id))
+            before = stored.load(scope, [interaction_id])[interaction_id]
+            changed = corrections.changes(before, correction)
+            if changed:
+                self._correct(scope, before, changed)
+            return stored.load(scope, [interaction_id])[interaction_id]
+
+    def _correct(self, scope: Scope, before: Interaction, changed: dict[str, Any]) -> None:
+        if _size(changed.get("extended", {})) > MAX_EXTENDED_BYTES:
+            mend = f"With this it would be larger than {MAX_EXTENDED_BYTES:,} bytes of JSON."
+            raise InvalidError(Invalid("extended", mend))
+        corrections.write(scope, before, changed)
+        self._tell(scope, before.id, "correct", "corrected", fields=sorted(changed))
+        number = corrections.outdate(scope, before) if "locale" in changed else None
+        if number is not None:
+            self._tell(scope, before.id, "retry", "retried", round=number)
+
     def events(self, *, after: int = 0, limit: int = DEFAULT_LIMIT) -> Sequence[Event]:
         """What happened to the organization's interactions, in order, deleted ones included.
 
@@ -446,7 +558,7 @@ class OrganizationInteractions:
             raise ForbiddenError(f"This needs the grant {grant.value}.")
 
     def _tell(
-        self, scope: Scope, interaction_id: UUID, action: str, kind: str, **detail: int
+        self, scope: Scope, interaction_id: UUID, action: str, kind: str, **detail: Any
     ) -> None:
         journal.record(
             scope,
@@ -526,7 +638,53 @@ def _faults(query: Query) -> Iterator[Invalid]:
         yield Invalid("locale", f"Send one of: {', '.join(sorted(LOCALES))}.")
     for name in ("agent_code", "client_call_id", "prefix", "error_code"):
         if not storable(getattr(query, name) or ""):
-            yield Invalid(name, "Send text without NUL and without half surrogate pairs.")
+            yield Invalid(name, _UNSTORABLE)
+
+
+def _arrival_faults(query: ArrivalQuery, limit: int) -> Iterator[Invalid]:
+    if not 1 <= limit <= MAX_LIMIT:
+        yield Invalid("limit", f"Send a number from 1 to {MAX_LIMIT}.")
+    if query.since and query.until and query.until < query.since:
+        yield Invalid("until", "Send an instant that is not before the beginning.")
+    if len(query.client_call_ids) > MAX_CLIENT_CALL_IDS:
+        yield Invalid("client_call_ids", f"Send at most {MAX_CLIENT_CALL_IDS} of them.")
+    if not all(storable(call) for call in query.client_call_ids):
+        yield Invalid("client_call_ids", _UNSTORABLE)
+
+
+def _correction_faults(correction: Correction) -> Iterator[Invalid]:
+    if correction.locale is not None and correction.locale not in LOCALES:
+        yield Invalid("locale", f"Send one of: {', '.join(sorted(LOCALES))}.")
+    texts: dict[str, tuple[str, int]] = {
+        "phone": (correction.phone or "", MAX_TEXT_CHARACTERS),
+        "client_call_id": (correction.client_call_id or "", MAX_INDEXED_CHARACTERS),
+        **{name: (text, MAX_TEXT_CHARACTERS) for name, text in correction.meta.items()},
+    }
+    for name, (text, longest) in texts.items():
+        if not storable(text):
+            yield Invalid(name, _UNSTORABLE)
+        if len(text) > longest:
+            yield Invalid(name, f"Send at most {longest:,} characters.")
+    if not set(correction.meta) <= set(META):
+        yield Invalid("meta", f"There are {', '.join(META)} only.")
+    if not _keepable(correction.extended):
+        yield Invalid("extended", _UNSTORABLE)
+
+
+_UNSTORABLE = "Send text without NUL and without half surrogate pairs."
+
+
+def _keepable(value: Any) -> bool:
+    """Whether a JSON value holds only text that can be kept."""
+    if isinstance(value, str):
+        return storable(value)
+    if isinstance(value, dict):
+        return all(storable(key) and _keepable(item) for key, item in value.items())
+    return not isinstance(value, list) or all(map(_keepable, value))
+
+
+def _size(extended: Mapping[str, Any]) -> int:
+    return len(json.dumps(extended, ensure_ascii=False).encode())
 
 
 _CURSOR = re.compile(r"[A-Za-z0-9_-]{32}", re.ASCII)

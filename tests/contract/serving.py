@@ -163,6 +163,18 @@ class Caller:
         given = {"authorization": f"Bearer {self.token}", **headers}
         return self.service.runner.run(exchange(self.service.app, method, path, headers=given))
 
+    def ask(self, method: str, path: str, body: Any = None, **headers: str) -> Answer:
+        """A call whose body is JSON, or the bytes given."""
+        chunks = [body if isinstance(body, bytes) else json.dumps(body).encode()]
+        given = {
+            "authorization": f"Bearer {self.token}",
+            "content_type": "application/json",
+            **headers,
+        }
+        return self.service.runner.run(
+            exchange(self.service.app, method, path, headers=given, chunks=chunks)
+        )
+
     def interaction(self, answer: Answer) -> Interaction:
         """What was kept of an upload that was accepted."""
         assert answer.status == 200, answer.text

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, get_args
 import pytest
 
 from earmark.audio.faults import SENTENCES as MEDIA_SENTENCES
+from earmark.chat.faults import SENTENCES as CHAT_SENTENCES
 from earmark.config import Settings
 from earmark.database.processing import WORKER_LOST
 from earmark.errors import Why
@@ -89,7 +90,8 @@ def test_failed_and_skipped_steps_are_described():
     sources = (ROOT / "src/earmark").rglob("*.py")
     raised = ("Cause", "MediaError")
     causes = {code for path in sources for name in raised for code in first_words(path, name, 0)}
-    assert described("Failed and skipped steps", FAILURES) == causes | set(MEDIA_SENTENCES)
+    known = causes | set(MEDIA_SENTENCES) | set(CHAT_SENTENCES)
+    assert described("Failed and skipped steps", FAILURES) == known
 
 
 def test_warnings_are_described():
@@ -112,7 +114,7 @@ def test_what_is_tried_again_is_described_as_it_is():
     assert rows[WORKER_LOST.code] == rows[INTERNAL.code] == rows[DECODER_KILLED.code]
     assert rows[INTERNAL.code] == f"{FAULTS.attempts} times"
     assert rows[UNAVAILABLE.code] == f"{OUTAGES.attempts} times"
-    assert {rows[code] for code in MEDIA_SENTENCES} == {"no"}
+    assert {rows[code] for code in {*MEDIA_SENTENCES, *CHAT_SENTENCES}} == {"no"}
     text = (ROOT / "docs" / FAILURES).read_text()
     waits = [OUTAGES.bound_seconds(failed) for failed in range(1, OUTAGES.attempts)]
     told = ", ".join(f"{wait:g} s" for wait in waits if wait < OUTAGES.most_seconds)

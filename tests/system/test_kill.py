@@ -9,13 +9,13 @@ import random
 import threading
 import time
 import wave
-import zipfile
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import httpx
 import pytest
 
+from chats import zipped
 from serving import Caller, Server, serving
 
 if TYPE_CHECKING:
@@ -133,11 +133,9 @@ def recording(dice: random.Random) -> bytes:
 
 
 def chat(dice: random.Random) -> bytes:
-    """An archive of noise, different each time."""
-    made = io.BytesIO()
-    with zipfile.ZipFile(made, "w") as file:
-        file.writestr("chat.txt", dice.randbytes(dice.randrange(2000, 120000)))
-    return made.getvalue()
+    """An archive of nonsense, different each time."""
+    said = dice.randbytes(dice.randrange(1000, 60000)).hex()
+    return zipped({"chat.txt": f"Somebody: {said}"})
 
 
 MEDIA = {".wav": recording, ".zip": chat}

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import os
 import signal
 import socket
 import time
-import zipfile
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
+from chats import zipped
 from earmark.database import Database, tables
 from serving import RECORDING, Server, descriptors, until
 
@@ -33,14 +32,6 @@ METADATA = {
 
 def staged(server: Server) -> list[Path]:
     return [*(server.data / "storage" / "staging").iterdir()]
-
-
-def archive() -> bytes:
-    """A chat."""
-    made = io.BytesIO()
-    with zipfile.ZipFile(made, "w") as file:
-        file.writestr("chat.txt", "Hello")
-    return made.getvalue()
 
 
 def in_database(server: Server, statement: sa.Select[Any]) -> list[Any]:
@@ -80,7 +71,9 @@ def test_a_committed_upload_is_handed_to_the_worker_within_a_second(server):
     caller = server.caller("Prompt")
     waits = []
     for number in range(5):  # chats, since a recording takes the processor for a while
-        answer = caller.upload(f"prompt-{number}.zip", archive(), UploadType="Chat")
+        answer = caller.upload(
+            f"prompt-{number}.zip", zipped({"a.txt": "A: b"}), UploadType="Chat"
+        )
         id_ = answer.json()["id"]
         record = caller.processed(id_)
         begun = datetime.fromisoformat(record["steps"][0]["started_at"])

@@ -33,6 +33,7 @@ UNKNOWN = "018f0000-0000-7000-8000-000000000000"
 BODIES: dict[str, Any] = {
     "/Agent/{AgentId}": {"firstName": "Ana"},
     "/Hierarchy/{HierarchyId}": {"name": "Desk"},
+    "/Metadata/{id}": {"phone": "1"},
 }
 METHODS = ("get", "head", "post", "put", "patch", "delete")
 
@@ -179,6 +180,7 @@ def test_another_organizations_ids_are_answered_as_unknown_ones(app, client):
                 assert theirs[0] == 404, (path, theirs)
                 tried.add(name)
         assert other.get("/v1/interactions").json()["items"] == []
+        assert other.get("/Metadata").json() == []
         for name, parameter in (("agent", "AgentId"), ("hierarchy", "HierarchyId")):
             found = other.get("/v1/interactions", params={name: ids[parameter]})
             unknown = other.get("/v1/interactions", params={name: UNKNOWN})
@@ -217,6 +219,8 @@ def made_by(client: httpx.Client) -> dict[str, str]:
         "HierarchyId": node.json()["id"],
         "AgentId": agent.json()["id"],
         "interaction_id": taken.json()["id"],
+        "id": taken.json()["id"],
+        "conversationId": taken.json()["id"],
     }
 
 

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from structlog.testing import capture_logs
 
 from earmark.app.worker import Pace, Worker
-from earmark.database import processing, tables, workers
+from earmark.database import arrivals, journal, processing, tables, workers
 from earmark.errors import UnavailableError
 from earmark.model import Status, now
 from earmark.pipeline.takeover import SlotLostError
@@ -107,6 +107,24 @@ def test_a_worker_tells_that_it_lives_processes_and_leaves(
     process.join(20)
     assert process.exitcode == 0
     assert not alive()
+
+
+def test_a_worker_numbers_events_before_anybody_reads_them(
+    start: Callable[..., BaseProcess], database: Database, organization: UUID
+) -> None:
+    def waiting() -> list[UUID]:
+        with database.read(None) as scope:
+            return journal.organizations_with_new_events(scope)
+
+    interaction_id = receive(database, organization)
+    with database.write(organization) as scope:
+        journal.announce(scope, kind="interaction.received", interaction_id=interaction_id)
+    assert waiting() == [organization]
+    start()
+    wait_until(all_are(database, Status.READY, interaction_id))
+    wait_until(lambda: not waiting())
+    with database.read(organization) as scope:
+        assert arrivals.number_of(scope, interaction_id) == 1
 
 
 def test_everything_received_is_processed_though_the_worker_is_killed(

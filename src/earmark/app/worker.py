@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from earmark.database import workers
+from earmark.database import journal, workers
 from earmark.database.slots import open_slots, take_free
 from earmark.errors import UnavailableError
 from earmark.jobs import Engine
@@ -141,7 +141,7 @@ class Worker:
         _log.info("worker.started", worker=self._worker_id)
         threads = [
             threading.Thread(target=loop, name=f"earmark-{loop.__name__.strip('_')}", daemon=True)
-            for loop in (self._dispatch, self._beat, self._watch, self._tidy)
+            for loop in (self._dispatch, self._beat, self._watch, self._number, self._tidy)
         ]
         for thread in threads:
             thread.start()
@@ -164,6 +164,9 @@ class Worker:
     def _watch(self) -> None:
         self._repeat(self._take_care, every_seconds=self._pace.watch_seconds)
 
+    def _number(self) -> None:
+        self._repeat(self._number_events, every_seconds=self._pace.watch_seconds)
+
     def _tidy(self) -> None:
         self._repeat(self._tidy_up, every_seconds=self._pace.sweep_seconds)
 
@@ -182,6 +185,16 @@ class Worker:
         if taken:
             _log.warning("worker.took_over", jobs=taken)
         self._watchdog.look()
+
+    def _number_events(self) -> None:
+        """Readers would do it, but who reads for the first time in a year should not wait."""
+        with self._database.read(None) as scope:
+            organizations = journal.organizations_with_new_events(scope)
+        for organization_id in organizations:
+            left = True
+            while left and not self._stopping.is_set():
+                with self._database.write(organization_id) as scope:
+                    left = journal.number_events(scope)
 
     def _tidy_up(self) -> None:
         self._sweep()

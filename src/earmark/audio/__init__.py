@@ -7,7 +7,6 @@ sandbox: this process imports neither PyAV nor numpy, only `_decode` in the chil
 from __future__ import annotations
 
 import json
-import signal
 from array import array
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -46,11 +45,6 @@ _DURATION_SLACK_SHARE = 0.02
 
 _SILENT_PEAK = 0.001
 """Full scale is 1; -60 dB, below the noise of any line that a person spoke on."""
-
-_DAMAGE_SIGNALS = frozenset(
-    {signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGABRT, signal.SIGTRAP}
-)
-"""How a decoder ends that a file broke. Any other signal came from outside."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +162,7 @@ def _in_sandbox(
     except sandbox.MemoryExceededError as error:
         raise fault("decoder_out_of_memory") from error
     except sandbox.CrashedError as error:
-        if error.signal in _DAMAGE_SIGNALS:
+        if error.by_file:
             raise fault("decoder_crashed") from error
         raise
 

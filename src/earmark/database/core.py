@@ -87,6 +87,15 @@ class Scope:
             key = sa.func.hashtextextended("\0".join(names).replace("\0", " "), 0)
             self.connection.execute(sa.select(lock(key)))
 
+    def read_in_order(self) -> None:
+        """Has PostgreSQL walk along indexes that have the order wanted, until this ends.
+
+        It takes the policies that bind rows to the organization to let one row in a hundred
+        through, so it would fetch every match and sort instead: 289 ms for 0.5 at 2 million rows.
+        """
+        if self.is_postgresql:
+            self.connection.execute(_IN_ORDER)
+
     def _stamped(self, table: sa.Table, values: Mapping[str, Any]) -> dict[str, Any]:
         if self.organization_id is None or "organization_id" not in table.c:
             return dict(values)
@@ -176,6 +185,11 @@ class Database:
         return Scope(connection, organization_id)
 
 
+_IN_ORDER = sa.text(
+    # Sorts count as dear then, which would have any that is left compiled and done in parallel.
+    "SELECT set_config('enable_sort', 'off', true), set_config('jit', 'off', true), "
+    "set_config('max_parallel_workers_per_gather', '0', true)"
+)
 _BIND = sa.text("SELECT set_config('earmark.organization', :whose, true)")
 
 

@@ -42,6 +42,9 @@ MAX_BRANCHES = 8
 """Hierarchy nodes that are read one by one; more have so many interactions that a walk over all
 soon finds enough."""
 
+OF_WHAT_IS_SAID = step.c.name.not_in(["listen"])
+"""The steps whose outcome depends on more than the bytes of the media."""
+
 MAX_NAMED = 1000
 """Interactions that are named one by one; of more, a walk over all soon finds enough."""
 
@@ -111,11 +114,7 @@ def receive_again(scope: Scope, interaction_id: UUID) -> int:
     Returns:
         the number of the new round.
     """
-    scope.run(
-        sa.delete(step).where(
-            step.c.interaction_id == interaction_id, step.c.status != StepStatus.DONE
-        )
-    )
+    forget_steps(scope, interaction_id, step.c.status != StepStatus.DONE)
     changed = (
         sa.update(interaction)
         .where(interaction.c.id == interaction_id)
@@ -125,6 +124,11 @@ def receive_again(scope: Scope, interaction_id: UUID) -> int:
     (row,) = scope.rows(changed)
     number: int = row.round
     return number
+
+
+def forget_steps(scope: Scope, interaction_id: UUID, which: sa.ColumnElement[bool]) -> None:
+    """Forgets steps of an interaction: they are done anew in its next round."""
+    scope.run(sa.delete(step).where(step.c.interaction_id == interaction_id, which))
 
 
 def existing(scope: Scope, ids: Collection[UUID]) -> set[UUID]:

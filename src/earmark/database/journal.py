@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
-from earmark.database.tables import audit, event
+from earmark.database import arrivals
+from earmark.database.tables import audit, event, organization
 from earmark.model import Event, now
 
 if TYPE_CHECKING:
@@ -68,20 +69,47 @@ def has_new_events(scope: Scope) -> bool:
     return scope.row(sa.select(event.c.sequence).where(_NEW).limit(1)) is not None
 
 
-def number_events(scope: Scope) -> None:
+def organizations_with_new_events(scope: Scope) -> list[UUID]:
+    """Those that have events without a position; it asks for each, however many events wait."""
+    waits = sa.select(event.c.sequence).where(event.c.organization_id == organization.c.id, _NEW)
+    return [row.id for row in scope.rows(sa.select(organization.c.id).where(waits.exists()))]
+
+
+def number_events(scope: Scope) -> bool:
     """Gives new events of the organization their positions, after all that have one.
 
     The sequence will not do for readers: of two transactions that overlap, the one that drew the
-    lower number may be the last to be seen, when a reader has gone past it already.
+    lower number may be the last to be seen, when a reader has gone past it already. What was
+    received gets its place among the arrivals with it.
+
+    Returns:
+        whether events are left without a position: `NUMBERED_AT_ONCE` get one at most.
     """
     scope.serialise("events", str(scope.organization_id))
     row = scope.row(sa.select(sa.func.coalesce(sa.func.max(event.c.position), 0)))
     last = row[0] if row else 0
-    oldest = sa.select(event.c.sequence).where(_NEW).order_by(event.c.sequence)
-    waiting = scope.rows(oldest.limit(NUMBERED_AT_ONCE))
-    for position, (sequence,) in enumerate(waiting, start=last + 1):
-        numbered = sa.update(event).where(event.c.sequence == sequence)
-        scope.run(numbered.values(position=position))
+    new = event.alias()
+    oldest = (
+        sa.select(new.c.sequence)
+        .where(new.c.organization_id == scope.organization_id, new.c.position.is_(None))
+        .order_by(new.c.sequence)
+        .limit(NUMBERED_AT_ONCE)
+        .subquery()
+    )
+    number = last + sa.func.row_number().over(order_by=oldest.c.sequence)
+    placed = sa.select(oldest.c.sequence, number.label("position")).subquery()
+    found = scope.run(
+        sa.update(event)
+        .where(event.c.sequence == placed.c.sequence)
+        .values(position=placed.c.position)
+    )
+    arrivals.add(scope, beyond=last)
+    return found == NUMBERED_AT_ONCE
+
+
+def lock_arrivals(scope: Scope) -> None:
+    """Waits until nobody gives places to arrivals; nobody does until this transaction ends."""
+    scope.serialise("events", str(scope.organization_id), shared=True)
 
 
 def events(scope: Scope, *, after: int, limit: int) -> list[Event]:

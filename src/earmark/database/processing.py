@@ -7,10 +7,20 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
-from earmark.database import journal
-from earmark.database.tables import interaction, organization, step, step_part
+from earmark.database import interactions, journal
+from earmark.database.tables import agent, interaction, organization, step, step_part
 from earmark.errors import EarmarkError
-from earmark.model import AudioFacts, Cause, MediaType, Status, StepStatus, extension, now
+from earmark.model import (
+    AgentSent,
+    AudioFacts,
+    Cause,
+    InteractionDate,
+    MediaType,
+    Status,
+    StepStatus,
+    extension,
+    now,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -136,11 +146,17 @@ class Known:
     Attributes:
         agent_channel: on which its organization records its agents, from 0.
         audio: what was found out about a recording so far.
+        customer: the customer's name as uploaded.
+        agent: as uploaded; the names of the joined agent where the upload says none.
+        date: as uploaded.
     """
 
     locale: str
     agent_channel: int
     audio: AudioFacts | None
+    customer: str | None
+    agent: AgentSent
+    date: InteractionDate | None
 
 
 def known(scope: Scope, job: Job) -> Known:
@@ -149,14 +165,40 @@ def known(scope: Scope, job: Job) -> Known:
     Raises:
         GoneError: it was deleted.
     """
-    columns = (interaction.c.locale, interaction.c.audio, organization.c.agent_channel)
     mine = interaction.c.id == job.interaction_id
-    joined = interaction.join(organization, organization.c.id == interaction.c.organization_id)
-    row = scope.row(sa.select(*columns).select_from(joined).where(mine))
+    joined = interaction.join(
+        organization, organization.c.id == interaction.c.organization_id
+    ).outerjoin(agent, agent.c.id == interaction.c.agent_id)
+    row = scope.row(sa.select(*_KNOWN).select_from(joined).where(mine))
     if row is None:
         raise GoneError(str(job.interaction_id))
-    audio = AudioFacts(**row.audio) if row.audio else None
-    return Known(row.locale, row.agent_channel, audio)
+    at, minutes, sent = (
+        row.interaction_at,
+        row.interaction_offset_minutes,
+        row.interaction_date_sent,
+    )
+    return Known(
+        locale=row.locale,
+        agent_channel=row.agent_channel,
+        audio=AudioFacts(**row.audio) if row.audio else None,
+        customer=row.customer_name,
+        agent=AgentSent(row.agent_code, row.first_name, row.last_name),
+        date=InteractionDate(at, minutes, sent) if at else None,
+    )
+
+
+_KNOWN = (
+    interaction.c.locale,
+    interaction.c.audio,
+    interaction.c.customer_name,
+    interaction.c.agent_code,
+    interaction.c.interaction_at,
+    interaction.c.interaction_offset_minutes,
+    interaction.c.interaction_date_sent,
+    organization.c.agent_channel,
+    sa.func.coalesce(interaction.c.agent_first_name, agent.c.first_name).label("first_name"),
+    sa.func.coalesce(interaction.c.agent_last_name, agent.c.last_name).label("last_name"),
+)
 
 
 def losses(scope: Scope, job: Job, *, name: str) -> int:
@@ -298,8 +340,11 @@ def record(
 def finish(scope: Scope, job: Job, *, status: Status, cause: Cause | None = None) -> bool:
     """Ends a round as ready or failed and tells of it; False if it was over already.
 
-    Raises nothing for an interaction that is gone: there is nothing left to end.
+    If a correction has outdated what it found out, the next round begins instead. Raises nothing
+    for an interaction that is gone: there is nothing left to end.
     """
+    if begin_anew(scope, job):
+        return True
     ended = scope.run(
         _of_round(sa.update(interaction), job)
         .where(interaction.c.status.in_(_UNFINISHED))
@@ -314,12 +359,31 @@ def finish(scope: Scope, job: Job, *, status: Status, cause: Cause | None = None
     return bool(ended)
 
 
+def begin_anew(scope: Scope, job: Job) -> bool:
+    """Begins the next round if a correction has outdated this one; says whether it did."""
+    outdated = scope.run(
+        _of_round(sa.update(interaction), job)
+        .where(interaction.c.status.in_(_UNFINISHED), interaction.c.outdated)
+        .values(outdated=False, transcript=None)
+    )
+    if not outdated:
+        return False
+    interactions.forget_steps(scope, job.interaction_id, interactions.OF_WHAT_IS_SAID)
+    detail = {"round": interactions.receive_again(scope, job.interaction_id)}
+    journal.announce(
+        scope, kind="interaction.retried", interaction_id=job.interaction_id, detail=detail
+    )
+    return True
+
+
 def give_up(scope: Scope, job: Job, cause: Cause, *, name: str, position: int) -> bool:
     """Fails a round that nobody works at; the step where it stopped bears the cause.
 
     Returns:
         False if the round was over already.
     """
+    if begin_anew(scope, job):
+        return True
     if not finish(scope, job, status=Status.FAILED, cause=cause):
         return False
     fresh = {"interaction_id": job.interaction_id, "name": name, "position": position}

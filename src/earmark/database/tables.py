@@ -160,6 +160,7 @@ interaction = sa.Table(
     sa.Column("media_type", sa.String(8), nullable=False),
     sa.Column("status", sa.String(16), nullable=False),
     sa.Column("round", sa.Integer, nullable=False),
+    sa.Column("outdated", sa.Boolean, nullable=False, server_default=sa.false()),
     sa.Column("due_at", Instant, nullable=False, server_default=LONG_AGO),
     sa.Column("received_at", Instant, nullable=False),
     sa.Column("occurred_at", Instant, nullable=False),
@@ -349,8 +350,37 @@ event = sa.Table(
         sqlite_where=sa.text("position IS NULL"),
         postgresql_where=sa.text("position IS NULL"),
     ),
+    sa.Index(
+        "ix_event_deleted",
+        "organization_id",
+        "interaction_id",
+        sqlite_where=sa.text("kind = 'interaction.deleted'"),
+        postgresql_where=sa.text("kind = 'interaction.deleted'"),
+    ),
     sqlite_autoincrement=True,
     comment="what happened to interactions; numbered once it is seen, so that none is missed",
+)
+
+arrival = sa.Table(
+    "arrival",
+    metadata,
+    _organization(primary_key=True),
+    sa.Column("media_type", sa.String(8), primary_key=True),
+    sa.Column("number", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("interaction_id", sa.Uuid, nullable=False),
+    sa.Column("at", Instant, nullable=False),
+    sa.Column("hierarchy_node_id", sa.Uuid),
+    sa.UniqueConstraint("organization_id", "interaction_id"),
+    sa.ForeignKeyConstraint(
+        ["organization_id", "interaction_id"],
+        ["interaction.organization_id", "interaction.id"],
+        ondelete="CASCADE",
+    ),
+    sa.Index("ix_arrival_at", "organization_id", "at", "number"),
+    sa.Index(
+        "ix_arrival_hierarchy", "organization_id", "hierarchy_node_id", "media_type", "number"
+    ),
+    comment="interactions in the order in which readers see them; kind and node never change",
 )
 
 worker = sa.Table(

@@ -43,6 +43,13 @@ LOCALES = frozenset({"en-US", "es-MX"})
 DEFAULT_LOCALE = "en-US"
 
 
+META = ("meta1", "meta2", "meta3", "meta4", "meta5")
+"""Texts of an interaction without a meaning of their own."""
+
+MAX_EXTENDED_BYTES = 256 * 1024
+"""Extended metadata of an interaction as JSON: as much as an upload may send."""
+
+
 class Direction(StrEnum):
     """Which side started the call."""
 
@@ -385,6 +392,44 @@ class Query:
     prefix: str | None = None
     error_code: str | None = None
     step_statuses: frozenset[StepStatus] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class ArrivalQuery:
+    """Which arrivals to list. None, or nothing in a set, asks nothing of them.
+
+    Attributes:
+        since: inclusive, on the arrival.
+        until: inclusive, likewise.
+        client_call_ids: interactions with any of these.
+        hierarchy_ids: interactions of any of these nodes or of a node below one of them.
+    """
+
+    since: datetime | None = None
+    until: datetime | None = None
+    media_type: MediaType | None = None
+    client_call_ids: frozenset[str] = frozenset()
+    hierarchy_ids: frozenset[UUID] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Correction:
+    """What is to be changed of an interaction. None, or nothing in a mapping, changes nothing.
+
+    Attributes:
+        phone: of the customer; "" removes it.
+        client_call_id: "" removes it.
+        extended: keys that are set; others stay.
+        meta: likewise, of `META`.
+    """
+
+    interaction_date: InteractionDate | None = None
+    direction: Direction | None = None
+    phone: str | None = None
+    client_call_id: str | None = None
+    locale: str | None = None
+    extended: Mapping[str, Any] = field(default_factory=dict)
+    meta: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,19 +5,19 @@ A step is one file here and one line in `STEPS`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Protocol
 
 from earmark.errors import ServiceError
-from earmark.model import DEFAULT_LOCALE
+from earmark.model import DEFAULT_LOCALE, AgentSent
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from uuid import UUID
 
     from earmark.database.core import Scope
-    from earmark.model import AudioFacts, Cause, MediaType
+    from earmark.model import AudioFacts, Cause, InteractionDate, MediaType
     from earmark.pipeline.notes import Notes
     from earmark.sandbox import Limits
     from earmark.speech import Transcriber
@@ -56,6 +56,9 @@ class Item:
         locale: of the interaction, like "en-US".
         agent_channel: on which the organization records its agents, from 0.
         audio: what an earlier step found out about a recording.
+        customer: the customer's name, as far as it is known.
+        agent: the agent, as far as they are known.
+        date: of the interaction, if the upload told one.
     """
 
     organization_id: UUID
@@ -65,6 +68,9 @@ class Item:
     locale: str = DEFAULT_LOCALE
     agent_channel: int = 0
     audio: AudioFacts | None = None
+    customer: str | None = None
+    agent: AgentSent = field(default_factory=AgentSent)
+    date: InteractionDate | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -258,7 +258,13 @@ class Pipeline:
         """The item with what earlier steps found out."""
         known = self._write(job.organization_id, lambda scope: processing.known(scope, job))
         return replace(
-            item, locale=known.locale, agent_channel=known.agent_channel, audio=known.audio
+            item,
+            locale=known.locale,
+            agent_channel=known.agent_channel,
+            audio=known.audio,
+            customer=known.customer,
+            agent=known.agent,
+            date=known.date,
         )
 
     def excuse_running(self) -> None:

@@ -14,9 +14,10 @@ from earmark import audio
 from earmark.database import processing
 from earmark.errors import MediaError
 from earmark.interactions import media_key, transcript_key
-from earmark.model import Cause, MediaType, TranscriptFacts, Warn
+from earmark.model import Cause, MediaType, Warn
 from earmark.model.transcript import Recognition, Transcript
 from earmark.pipeline import Done, Item, Outcome, Skipped, Step, Tools, TransientError
+from earmark.pipeline.facts import facts
 from earmark.render.json import Json, segment
 from earmark.speech import LANGUAGES, RATE_HZ, SpeechFailedError, SpeechMissingError
 from earmark.speech.merge import merge, placed
@@ -168,19 +169,7 @@ class _Work:
 
 def _save(scope: Scope, *, item: Item, transcript: Transcript) -> None:
     processing.save_transcript(
-        scope, item.interaction_id, _facts(transcript), warnings=_warnings(transcript)
-    )
-
-
-def _facts(transcript: Transcript) -> TranscriptFacts:
-    recognition = transcript.recognition
-    return TranscriptFacts(
-        language=transcript.language,
-        segment_count=len(transcript.segments),
-        word_count=sum(len(one.text.split()) for one in transcript.segments),
-        engine=recognition.engine if recognition else None,
-        model=recognition.model if recognition else None,
-        detected_language=recognition.detected_language if recognition else None,
+        scope, item.interaction_id, facts(transcript), warnings=_warnings(transcript)
     )
 
 

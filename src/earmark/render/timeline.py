@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -106,10 +107,19 @@ def _cue(start: float | None, end: float | None, name: str, text: str) -> Cue:
 
 def _written(segments: Sequence[Segment]) -> Iterator[Cue]:
     starts = offsets(segments)
-    for number, (segment, start) in enumerate(zip(segments, starts, strict=True)):
-        later = (other for other in starts[number + 1 :] if other > start)
-        end = min(next(later, start + LONGEST_MESSAGE_SECONDS), start + LONGEST_MESSAGE_SECONDS)
+    for segment, start, later in zip(segments, starts, _next_later(starts), strict=True):
+        end = min(later, start + LONGEST_MESSAGE_SECONDS)
         yield _cue(start, end, name_of(segment), "\n".join(lines(segment.text)))
+
+
+def _next_later(starts: Sequence[float]) -> list[float]:
+    """For each of these times, which never fall, the next one that is later; else infinity."""
+    found: list[float] = []
+    later = math.inf
+    for start, follower in zip(reversed(starts), [math.inf, *reversed(starts)], strict=False):
+        later = follower if follower > start else later
+        found.append(later)
+    return found[::-1]
 
 
 def offsets(segments: Sequence[Segment]) -> list[float]:

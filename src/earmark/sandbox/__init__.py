@@ -61,17 +61,24 @@ class MemoryExceededError(SandboxError):
     """The child needed more memory than its limits allow."""
 
 
+_DAMAGE_SIGNALS = frozenset(
+    {signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGABRT, signal.SIGTRAP}
+)
+
+
 class CrashedError(SandboxError):
     """A signal ended the child.
 
     Attributes:
-        signal: the signal's number. SIGSEGV and its like speak against the file, SIGKILL and
-            SIGTERM come from outside (an operator, the kernel short of memory).
+        signal: the signal's number.
+        by_file: whether it speaks against the file. Any other, such as SIGKILL and SIGTERM, comes
+            from outside: an operator, the kernel short of memory.
     """
 
     def __init__(self, number: int, complaint: str) -> None:
         super().__init__(f"ended by signal {number}: {complaint}")
         self.signal = number
+        self.by_file = number in _DAMAGE_SIGNALS
 
 
 class ChildFailedError(SandboxError):

@@ -12,7 +12,7 @@ from starlette.routing import Route
 from typing_extensions import override
 
 from earmark.web import api, errors, health, oauth
-from earmark.web.acxapi import agents, hierarchy, upload, wire
+from earmark.web.acxapi import agents, hierarchy, metadata, transcriptions, upload, wire
 from earmark.web.api import downloads, events, retries, transcripts, vcon
 from earmark.web.connection import RequestContext
 from earmark.web.routing import CaselessPaths
@@ -97,6 +97,8 @@ def create_app(heart: Heart) -> FastAPI:
         upload.router(heart.intake, idle_seconds=heart.upload_idle_seconds),
         agents.router(heart.directory),
         hierarchy.router(heart.directory),
+        metadata.router(heart.interactions),
+        transcriptions.router(heart.interactions),
     )
     own = (
         api.router(heart.interactions),

@@ -14,16 +14,20 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 from urllib.parse import unquote
 from uuid import UUID
 
-from earmark.errors import Fault, RefusedError, Why
+from earmark.errors import Fault, Invalid, InvalidError, RefusedError, Why
 from earmark.model import (
     DEFAULT_LOCALE,
     EXTENSIONS,
     MAX_INDEXED_CHARACTERS,
+    META,
     AgentSent,
+    ArrivalQuery,
+    Correction,
     Customer,
     Direction,
     InteractionDate,
     MediaType,
+    Status,
     Submission,
     extension,
     normalise_file_name,
@@ -33,6 +37,7 @@ from earmark.web.errors import Answer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
+    from datetime import datetime
 
     from earmark.model import Accepted
 
@@ -87,6 +92,27 @@ _NUMERIC = re.compile(r"[+-]?\d+(\.\d+)?([eE][+-]?\d+)?", re.ASCII)
 
 _LOCALES: Mapping[str, str] = {"1033": "en-US", "2058": "es-MX"}
 
+LOCALE_IDS: Mapping[str, int] = {locale: int(number) for number, locale in _LOCALES.items()}
+
+STATUS: Mapping[Status, str] = {
+    Status.RECEIVED: "Processing",
+    Status.PROCESSING: "Processing",
+    Status.READY: "ReadyToSample",
+    Status.FAILED: "FailedToProcess",
+}
+
+MEDIA_TYPES: Mapping[MediaType, str] = {MediaType.AUDIO: "Audio", MediaType.CHAT: "Chat"}
+
+NEVER_FOUND = ("Email", "Video", "Live", "Metadata", "ProcessedChat", "MetadataExtended")
+"""Kinds of media that the published API knows beside those that can be uploaded here."""
+
+DIRECTIONS: Mapping[Direction, str] = {
+    Direction.INBOUND: "Inbound",
+    Direction.OUTBOUND: "Outbound",
+}
+
+DEFAULT_PAGE_SIZE = 100
+
 _FIELDS: Mapping[str, str] = {
     "file_name": "FileName",
     "locale": "LocaleId",
@@ -137,6 +163,67 @@ def accepted(upload: Accepted) -> Mapping[str, Any]:
         "fileName": upload.file_name,
         "fileSizeKb": math.ceil(upload.size_bytes / 1024),
     }
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """What a list of metadata asks for.
+
+    Attributes:
+        query: None if it asks for media of a kind that is never here.
+    """
+
+    query: ArrivalQuery | None
+    after: UUID | None
+    limit: int
+
+
+def read_listing(sent: Mapping[str, Any], *, required: Sequence[str] = ()) -> Listing:
+    """Reads what a list of metadata asks for.
+
+    Args:
+        sent: the values by their keys in lower case; lists as such, or as text with commas.
+        required: keys that must be there.
+
+    Raises:
+        InvalidError: every value that is wrong.
+    """
+    faults: list[Fault] = []
+    reader = _Reader(sent, faults)
+    absent = [key for key in required if sent.get(key.lower()) is None or sent[key.lower()] == ""]
+    faults += [Fault(Why.VALUE, key, "This is required.") for key in absent]
+    listing = reader.listing()
+    _demand_none(faults)
+    return listing
+
+
+def read_correction(body: bytes) -> Correction:
+    """Reads what is to be changed of an interaction; what is absent or null stays as it is.
+
+    Raises:
+        InvalidError: no JSON object, or every value that is wrong.
+    """
+    faults: list[Fault] = []
+    correction = _Reader(read_object(body), faults).correction()
+    _demand_none(faults)
+    return correction
+
+
+def _demand_none(faults: Sequence[Fault]) -> None:
+    if faults:
+        raise InvalidError(*(Invalid(fault.field, fault.detail) for fault in faults))
+
+
+def texts(extended: Mapping[str, Any]) -> dict[str, str]:
+    """Extended metadata as this API has it: text throughout."""
+    return {key: text_of(value) for key, value in extended.items()}
+
+
+def text_of(value: Any) -> str:
+    """Text as it is, nothing as empty text, anything else as its JSON text."""
+    if value is None:
+        return ""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def read_submission(
@@ -214,6 +301,50 @@ class _Reader:
             client_call_id=self._read("ClientCallId", _code),
         )
         return submission if media_type and file_name else None
+
+    def listing(self) -> Listing:
+        """What a list of metadata asks for; whatever is at fault asks for nothing."""
+        kind = self._read("mediaType", _kind)
+        size = self._read("pageSize", _whole)
+        query = ArrivalQuery(
+            since=self._read("startDate", _instant),
+            until=self._read("endDate", _instant),
+            media_type=MediaType(kind) if kind and kind in MEDIA_TYPES else None,
+            client_call_ids=frozenset(
+                self._read("clientCallId", _codes) or self._read("clientCallIds", _codes) or ()
+            ),
+            hierarchy_ids=frozenset(self._read("hierarchyIds", _uuids) or ()),
+        )
+        return Listing(
+            query=query if kind in {None, *MEDIA_TYPES} else None,
+            after=self._read("lastId", _uuid),
+            limit=DEFAULT_PAGE_SIZE if size is None else size,
+        )
+
+    def correction(self) -> Correction:
+        """What is to be changed of an interaction."""
+        meta = {key: self._given(key, _any_text) for key in META}
+        return Correction(
+            interaction_date=self._demanding("timestamp", _date),
+            direction=self._demanding("callDirection", _direction),
+            phone=self._given("phone", _text),
+            client_call_id=self._given("clientCallId", _code),
+            locale=self._demanding("localeId", _known_locale),
+            extended=self._demanding("extendedMetadata", _object) or {},
+            meta={key: text for key, text in meta.items() if text is not None},
+        )
+
+    def _given(self, key: str, convert: Callable[[Any], T]) -> T | None:
+        """The value of a key, which may be empty text; None if it is absent, null or at fault."""
+        value = self._values.get(key.lower())
+        return convert(value) if value == "" else self._read(key, convert)
+
+    def _demanding(self, key: str, convert: Callable[[Any], T]) -> T | None:
+        """The value of a key, which empty text is not; None if absent, null or at fault."""
+        if self._values.get(key.lower()) == "":
+            self._faults.append(Fault(Why.VALUE, key, "Send a value, or null to keep this."))
+            return None
+        return self._read(key, convert)
 
     def _media_type(self) -> MediaType | None:
         sent = self._values.get("uploadtype")
@@ -295,6 +426,60 @@ def _uuid(value: Any) -> UUID:
         raise ValueError("Send a UUID.") from None
 
 
+def _instant(value: Any) -> datetime:
+    """An instant; a plus that a query has made a space is one again."""
+    return _date(_text(value).replace(" ", "+")).instant
+
+
+def _kind(value: Any) -> str:
+    """A kind of media, or the word for one that is never here."""
+    kinds: dict[str, str] = {word.lower(): kind for kind, word in MEDIA_TYPES.items()}
+    found = kinds | {word.lower(): word for word in NEVER_FOUND}
+    try:
+        return found[_text(value).lower()]
+    except KeyError:
+        listed = ", ".join([*MEDIA_TYPES.values(), *NEVER_FOUND])
+        raise ValueError(f"Send one of: {listed}.") from None
+
+
+def _several(value: Any) -> list[Any]:
+    if isinstance(value, list):
+        return value
+    return [part.strip() for part in _text(value).split(",") if part.strip()]
+
+
+def _codes(value: Any) -> list[str]:
+    return [_code(one) for one in _several(value)]
+
+
+def _uuids(value: Any) -> list[UUID]:
+    return [_uuid(one) for one in _several(value)]
+
+
+def _whole(value: Any) -> int:
+    if not isinstance(value, str) or not re.fullmatch(r"[+-]?\d{1,9}", value, re.ASCII):
+        raise ValueError("Send a whole number.")
+    return int(value)
+
+
+def _known_locale(value: Any) -> str:
+    locale = _locale(value)
+    if locale not in LOCALE_IDS:
+        raise ValueError(SENTENCES[Why.LOCALE])
+    return locale
+
+
+def _object(value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ValueError("Send an object.")  # noqa: TRY004
+    return _merged([value])
+
+
+def _any_text(value: Any) -> str:
+    """A text as it is, a number as it was written, anything else as its JSON text."""
+    return _text(value if isinstance(value, str) else text_of(_json(value)))
+
+
 def _boolean(value: Any) -> bool:
     if isinstance(value, bool):
         return value
@@ -344,6 +529,21 @@ def _number(text: str) -> int | float:
     if not math.isfinite(number):
         raise ValueError("A number is too large.")
     return number if set(text) & set(".eE") else int(text)
+
+
+def read_object(body: bytes) -> dict[str, Any]:
+    """A JSON object, its own keys in lower case and its numbers as text.
+
+    Raises:
+        InvalidError: it is none, too large, too deep, or names a key twice.
+    """
+    try:
+        return _parse(body)
+    except json.JSONDecodeError:
+        raise InvalidError(Invalid("body", "The body is not JSON.")) from None
+    except ValueError as error:
+        message = str(error).replace("metadata", "body")
+        raise InvalidError(Invalid("body", message)) from None
 
 
 def _parse(metadata: bytes) -> dict[str, Any]:

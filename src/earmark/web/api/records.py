@@ -203,8 +203,12 @@ class InteractionShape(BaseModel):
     sha256: str = Field(description="Of the media, in hexadecimal.", pattern="^[0-9a-f]{64}$")
     audio: AudioShape | None = Field(description="Null for a chat and until it was listened to.")
     transcript: TranscriptShape | None = Field(description="Null until there is one.")
-    chat_message_count: int | None
-    chat_first_at: datetime | None
+    chat_message_count: int | None = Field(
+        description="Null for a recording and until the chat was read."
+    )
+    chat_first_at: datetime | None = Field(
+        description="When the first message was sent, if the chat tells; likewise the last."
+    )
     chat_last_at: datetime | None
     warnings: list[NoteShape]
     steps: list[StepShape]
