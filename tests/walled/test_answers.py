@@ -128,6 +128,8 @@ def test_a_file_as_large_as_may_be_is_taken(world: World, runner: asyncio.Runner
 def test_a_download_has_an_end_in_time(world: World, runner: asyncio.Runner):
     got = runner.run(world.fetch(at("drip.wav"), seconds=0.5))
     assert got.code == TOO_SLOW
+    assert got.error is not None
+    assert got.error.reason == "deadline"
 
 
 def test_a_download_that_drips_is_given_up(
@@ -148,7 +150,10 @@ def test_a_server_that_says_nothing_is_given_up(
     assert got.code == FAILED
     monkeypatch.setattr(fetch, "IDLE_SECONDS", 30.0)
     monkeypatch.setattr(fetch, "ANSWER_SECONDS", 0.3)
-    assert runner.run(world.fetch(at("silent.wav"))).code == TOO_SLOW
+    got = runner.run(world.fetch(at("silent.wav")))
+    assert got.code == TOO_SLOW
+    assert got.error is not None
+    assert got.error.reason == "no answer"
 
 
 # Connections that are cut.

@@ -179,14 +179,20 @@ class _Download:
         except egress.BarredError as error:
             raise _barred(error) from None
         try:
-            async with asyncio.timeout(ANSWER_SECONDS):
-                answer = await self._ask(opening)
+            answer = await self._ask_in_time(opening)
             try:
                 return await self._take(destination, answer, public=opening.public)
             finally:
                 await answer.aclose()
         finally:
             await opening.close()
+
+    async def _ask_in_time(self, opening: Opening) -> httpcore2.Response:
+        try:
+            async with asyncio.timeout(ANSWER_SECONDS):
+                return await self._ask(opening)
+        except TimeoutError:
+            raise FetchError(Why.SIGNED_URL_TOO_SLOW, "no answer") from None
 
     async def _ask(self, opening: Opening) -> httpcore2.Response:
         headers = list(_HEADERS)
