@@ -93,6 +93,11 @@ def test_an_encoded_answer_is_refused(world: World, runner: asyncio.Runner, codi
     assert (got.code, got.content) == (FAILED, b"")
 
 
+def test_an_answer_that_says_two_things_at_once_is_refused(world: World, runner: asyncio.Runner):
+    got = runner.run(world.fetch(at("double.wav")))
+    assert (got.code, got.content) == (FAILED, b"")
+
+
 def test_identity_is_no_encoding(world: World, runner: asyncio.Runner):
     assert runner.run(world.fetch(at("gzip.wav?as=identity"))).code == "received"
 
@@ -169,7 +174,14 @@ def test_a_cut_download_goes_on_where_it_was(world: World, runner: asyncio.Runne
 
 @pytest.mark.parametrize(
     ("how", "connections"),
-    [("tag=none", 1), ("tag=weak", 1), ("then=changed", 2), ("then=gone", 2), ("then=again", 6)],
+    [
+        ("tag=none", 1),
+        ("tag=weak", 1),
+        ("then=changed", 2),
+        ("then=gone", 2),
+        ("then=again", 6),
+        ("then=short", 6),
+    ],
 )
 def test_a_rest_that_is_not_sure_to_be_the_same_file_is_not_taken(
     world: World,

@@ -46,7 +46,7 @@ def hold_is_over(url: str) -> None:
 
 def test_a_promised_download_survives_kill_and_stop(world: World, tmp_path: Path, sqlite_url: str):
     name = secrets.token_hex(4)
-    settings = {"fetch_ca_file": world.authority.path, "shutdown_grace_seconds": 2}
+    settings = {"fetch_ca_file": str(world.authority.path), "shutdown_grace_seconds": 2}
     server = Server(tmp_path / "data", sqlite_url, arguments=("--no-worker",), settings=settings)
     with serving(server):
         caller = server.caller()

@@ -202,6 +202,15 @@ class World:
             ask.writer, gzip.compress(CONTENT), Content_Encoding=ask.fields.get("as", "gzip")
         )
 
+    async def _double(self, ask: Ask) -> None:
+        codings = b"Content-Encoding: identity\r\nContent-Encoding: gzip\r\n"
+        packed = gzip.compress(CONTENT)
+        ask.writer.write(
+            b"HTTP/1.1 200 OK\r\n%sContent-Length: %d\r\n\r\n" % (codings, len(packed))
+        )
+        ask.writer.write(packed)
+        await ask.writer.drain()
+
     async def _chunked(self, ask: Ask) -> None:
         ask.writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
         for place in range(0, len(CONTENT), 5000):
@@ -299,6 +308,10 @@ class World:
         elif then == "rest":
             assert ask.headers["if-range"] == TAG.lower()
             await self._file(ask)
+        elif then == "short":
+            place = f"bytes {began}-{len(CONTENT) - 1}/{len(CONTENT)}"
+            rest = CONTENT[began : began + 100]
+            await _answer(ask.writer, rest, "206 Partial", ETag=TAG, Content_Range=place)
         elif then == "again":
             place = f"bytes {began}-{len(CONTENT) - 1}/{len(CONTENT)}"
             head = f"HTTP/1.1 206 Partial\r\nETag: {TAG}\r\nContent-Range: {place}\r\n"
