@@ -255,6 +255,15 @@ def test_a_refusal_is_a_sentence_and_leaves_nothing(world: World, caller: Caller
 
 
 @on_sqlite
+def test_what_is_plainly_no_media_is_not_downloaded_to_its_end(
+    world: World, caller: Caller, name: str
+):
+    world.contents["page"] = b"<?xml version='1.0'?><Error>" + b" " * 20_000
+    answer = caller.upload(form(at(f"gate?name={name}&what=page")))  # whose gate stays shut
+    assert answer.text == "You must upload a file that holds audio or a chat archive."
+
+
+@on_sqlite
 def test_a_failure_that_may_pass_is_tried_again(world: World, caller: Caller, name: str):
     assert caller.upload(form(at(f"flaky/{name}.wav?times=2"))).status == 200
     assert world.failures[f"/flaky/{name}.wav"] == 3

@@ -260,14 +260,15 @@ class World:
     async def _gate(self, ask: Ask) -> None:
         """Sends half, and the rest once the gate of that name is open."""
         self.waiting.add(ask.fields["name"])
-        half = len(CONTENT) // 2
-        head = f"HTTP/1.1 200 OK\r\nContent-Length: {len(CONTENT)}\r\n\r\n"
-        ask.writer.write(head.encode() + CONTENT[:half])
+        content = self.contents.get(ask.fields.get("what", ""), CONTENT)
+        half = len(content) // 2
+        head = f"HTTP/1.1 200 OK\r\nContent-Length: {len(content)}\r\n\r\n"
+        ask.writer.write(head.encode() + content[:half])
         await ask.writer.drain()
         name, closing = ask.fields["name"], ask.writer.is_closing
         while name not in self.gates and not closing():  # noqa: ASYNC110 - set by another thread
             await asyncio.sleep(0.01)
-        ask.writer.write(CONTENT[half:])
+        ask.writer.write(content[half:])
         await ask.writer.drain()
 
     async def _flaky(self, ask: Ask) -> None:
