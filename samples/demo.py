@@ -43,8 +43,10 @@ class DemoError(Exception):
 
 def main(arguments: list[str]) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    if "--no-speech" not in arguments:
+    began = time.monotonic()
+    if "--no-speech" not in arguments and not has_model():
         install_model()
+        began = time.monotonic()
     port = free_port()
     LOG.parent.mkdir(exist_ok=True)
     serve = [EARMARK, "serve", "--port", str(port), "--data", str(DATA)]
@@ -53,7 +55,7 @@ def main(arguments: list[str]) -> int:
             serve, env=ENVIRONMENT, stdout=log, stderr=log, start_new_session=True
         )
     try:
-        show(f"http://127.0.0.1:{port}", server)
+        show(f"http://127.0.0.1:{port}", server, began)
         if "--once" in arguments:
             return 0
         print("\nServing until Ctrl-C.", flush=True)
@@ -69,17 +71,21 @@ def main(arguments: list[str]) -> int:
     return 1
 
 
-def show(base: str, server: subprocess.Popen[bytes]) -> None:
-    last = time.monotonic()
+def show(base: str, server: subprocess.Popen[bytes], began: float) -> None:
+    last = began
 
     def tell(done: str) -> None:
         nonlocal last
         print(f"{time.monotonic() - last:6.2f} s  {done}", flush=True)
         last = time.monotonic()
 
+    # A database that an earlier demo made is there before the server is.
+    early = begin_client() if DATA.exists() else None
     wait_until_ready(base, server, {"alive", "absent"})
     tell(f"Earmark serves on {base}")
-    client = create_client()
+    client = (early and created(early)) or created(begin_client())
+    if client is None:
+        raise DemoError("no client was created")
     tell(f"API client {client['client_id']} created in organization {client['organization']}")
     wait_until_ready(base, server, {"alive"})
     tell("a worker is there")
@@ -95,6 +101,7 @@ def show(base: str, server: subprocess.Popen[bytes]) -> None:
     body, kind = as_form(metadata(nodes[0]["id"]))
     answer = ask(f"{base}/Media/Upload", token, body, kind)
     tell(f"{RECORDING.name} uploaded; the answer: {json.dumps(answer)}")
+    print(f"{time.monotonic() - began:6.2f} s  READY: from the start to the recording being kept")
     address = f"{base}/v1/interactions/{answer['id']}"
     record = wait_until_processed(address, token)
     tell(f"processing ended: {record['status']}")
@@ -106,6 +113,12 @@ def show(base: str, server: subprocess.Popen[bytes]) -> None:
     print(f'Try:\n  curl -sS -H "Authorization: Bearer {token}" {address}')
 
 
+def has_model() -> bool:
+    """Whether a speech model is there; `models install` checks one, which takes seconds."""
+    folder = os.environ.get("XDG_DATA_HOME") or str(Path.home() / ".local" / "share")
+    return (Path(folder) / "earmark" / "models" / "base" / "model.bin").is_file()
+
+
 def install_model() -> None:
     """The speech model, once for this user; without it there is no transcript, and that is all."""
     print("Looking for the speech model; it is fetched once (148 MB).", flush=True)
@@ -115,14 +128,17 @@ def install_model() -> None:
         print("There is no speech model, so there will be no transcript.", flush=True)
 
 
-def create_client() -> dict[str, str]:
+def begin_client() -> subprocess.Popen[str]:
+    """Begins to create an API client; the command ends by itself."""
     command = [EARMARK, "client", "create", "--org", "Demo", "--create-org", "--json"]
     command += ["--data", str(DATA)]
-    made = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=False)
-    if made.returncode:
-        raise DemoError(f"no client was created: {made.stderr}")
-    client: dict[str, str] = json.loads(made.stdout)
-    return client
+    return subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True)
+
+
+def created(command: subprocess.Popen[str]) -> dict[str, str] | None:
+    """The client's id and secret; None if there is none, and the command has said why."""
+    told, _ = command.communicate()
+    return None if command.returncode else json.loads(told)
 
 
 def metadata(node_id: str) -> dict[str, Any]:
@@ -200,13 +216,25 @@ def wait_until_ready(base: str, server: subprocess.Popen[bytes], worker: set[str
 
 
 def wait_until_processed(address: str, token: str) -> dict[str, Any]:
-    give_up = time.monotonic() + PROCESS_SECONDS
+    give_up, told = time.monotonic() + PROCESS_SECONDS, ""
     while time.monotonic() < give_up:
         record: dict[str, Any] = ask(address, token)
         if record["status"] != "processing":
             return record
+        if (state := progress_of(record)) != told:
+            print(f"{'':>8}  {state}", flush=True)
+            told = state
         time.sleep(0.1)
     raise DemoError(f"{address} still says processing after {PROCESS_SECONDS} s")
+
+
+def progress_of(record: dict[str, Any]) -> str:
+    """Each step and how it is, or how far."""
+    shares = ((step, step.get("progress")) for step in record["steps"])
+    return ", ".join(
+        f"{step['name']}: {step['status']}" + (f" {share:.0%}" if share else "")
+        for step, share in shares
+    )
 
 
 def report(record: dict[str, Any]) -> None:

@@ -20,6 +20,7 @@ from uuid import UUID
 
 from earmark.database import arrivals, clients, corrections, journal
 from earmark.database import interactions as stored
+from earmark.database import search as searched
 from earmark.errors import (
     CallerError,
     ConflictError,
@@ -41,6 +42,7 @@ from earmark.model import (
     StepStatus,
     storable,
 )
+from earmark.model.search import matches, parse_search
 from earmark.render.json import parse
 from earmark.render.vcon import Conversation
 
@@ -50,6 +52,7 @@ if TYPE_CHECKING:
     from earmark.database import Database, Scope
     from earmark.database.interactions import Position
     from earmark.model import ArrivalQuery, Correction, Event, Interaction, Query
+    from earmark.model.search import Match, Search
     from earmark.model.transcript import Transcript
     from earmark.storage import Store
 
@@ -111,10 +114,12 @@ class Page:
     Attributes:
         items: may be fewer than the limit, even where more follow.
         next_cursor: for `find` to go on; None after the last one.
+        matches: where the words that were searched for stand; empty if none were.
     """
 
     items: tuple[Interaction, ...]
     next_cursor: str | None
+    matches: Mapping[UUID, tuple[Match, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,12 +256,15 @@ class OrganizationInteractions:
             InvalidError: a value of the query, the limit or the cursor is wrong; all of them.
         """
         self._demand(Grant.READ)
-        after = _checked(query, limit, cursor)
+        after, search = self._checked(query, limit, cursor)
         with self._database.read(self._organization_id) as scope:
-            found = stored.positions(scope, query, after=after, limit=limit + 1)
+            if search is not None and query.stem:
+                search = searched.with_stems(scope, search)
+            found, reached = _found(scope, query, search, after, limit + 1)
             items, taken = _load(scope, found[:limit])
-        next_cursor = _cursor(found[taken - 1]) if taken < len(found) else None
-        return Page(tuple(items), next_cursor)
+            shown = {} if search is None else _shown(scope, items, search)
+        last = found[taken - 1] if taken < len(found) else reached
+        return Page(tuple(items), _cursor(last) if last else None, shown)
 
     def get(self, interaction_id: UUID) -> Interaction:
         """One interaction, its steps with it.
@@ -461,14 +469,16 @@ class OrganizationInteractions:
             InvalidError: a value of the query, the limit or the cursor is wrong; all of them.
         """
         self._demand(Grant.MANAGE)
-        after = _checked(query, limit, cursor)
+        after, search = self._checked(query, limit, cursor)
         wanted = replace(query, step_statuses=query.step_statuses or TROUBLED)
         with self._database.read(self._organization_id) as scope:
-            found = stored.positions(scope, wanted, after=after, limit=limit + 1)
+            if search is not None and query.stem:
+                search = searched.with_stems(scope, search)
+            found, reached = _found(scope, wanted, search, after, limit + 1)
         chosen = [position.id for position in found[:limit]]
         retried = self.retry_these(chosen, dry_run=dry_run)
-        more = _cursor(found[limit - 1]) if len(found) > limit else None
-        return replace(retried, next_cursor=more)
+        last = found[limit - 1] if len(found) > limit else reached
+        return replace(retried, next_cursor=_cursor(last) if last else None)
 
     def retry_these(self, ids: Sequence[UUID], *, dry_run: bool = False) -> Retried:
         """Has those of these interactions retried that can be; see `retry_found`."""
@@ -546,6 +556,34 @@ class OrganizationInteractions:
             journal.number_events(scope)
             return journal.events(scope, after=after, limit=limit)
 
+    def _checked(
+        self, query: Query, limit: int, cursor: str | None
+    ) -> tuple[Position | None, Search | None]:
+        """Where to go on, and what is searched for.
+
+        Raises:
+            InvalidError: see find.
+        """
+        faults = list(_faults(query))
+        if not 1 <= limit <= MAX_LIMIT:
+            faults.append(Invalid("limit", f"Send a number from 1 to {MAX_LIMIT}."))
+        after = _position(cursor) if cursor is not None else None
+        if cursor is not None and after is None:
+            mend = 'Send the "next" of a page, or no cursor to begin anew.'
+            faults.append(Invalid("cursor", mend))
+        if query.stem and self._database.is_sqlite:
+            mend = "This service runs on SQLite, which knows no stems; leave stem out."
+            faults.append(Invalid("stem", mend))
+        search = None
+        if query.q is not None and storable(query.q):
+            try:
+                search = parse_search(query.q)
+            except ValueError as error:
+                faults.append(Invalid("q", str(error)))
+        if faults:
+            raise InvalidError(*faults)
+        return after, search
+
     def _transcript(self, interaction: Interaction) -> Transcript | None:
         if interaction.transcript is None:
             if interaction.status in stored.UNFINISHED:
@@ -585,6 +623,22 @@ def _load(scope: Scope, found: Sequence[Position]) -> tuple[list[Interaction], i
     return items, taken
 
 
+def _found(
+    scope: Scope, query: Query, search: Search | None, after: Position | None, limit: int
+) -> tuple[Sequence[Position], Position | None]:
+    """The first after a position, and up to where was looked if that was not to the end."""
+    if search is None:
+        return stored.positions(scope, query, after=after, limit=limit), None
+    return searched.positions(scope, query, search, after=after, limit=limit)
+
+
+def _shown(
+    scope: Scope, items: Iterable[Interaction], search: Search
+) -> Mapping[UUID, tuple[Match, ...]]:
+    said = searched.documents(scope, [interaction.id for interaction in items])
+    return {id_: matches(document, search) for id_, document in said.items()}
+
+
 def _obstacle(scope: Scope, interaction_id: UUID) -> CallerError | None:
     """Why an interaction cannot be retried now; None if it can, and then nobody else begins it."""
     status = stored.status_of(scope, interaction_id)
@@ -621,22 +675,10 @@ def _owner(key: str) -> UUID | None:
     return owner if str(owner) == stem else None
 
 
-def _checked(query: Query, limit: int, cursor: str | None) -> Position | None:
-    faults = list(_faults(query))
-    if not 1 <= limit <= MAX_LIMIT:
-        faults.append(Invalid("limit", f"Send a number from 1 to {MAX_LIMIT}."))
-    after = _position(cursor) if cursor is not None else None
-    if cursor is not None and after is None:
-        faults.append(Invalid("cursor", 'Send the "next" of a page, or no cursor to begin anew.'))
-    if faults:
-        raise InvalidError(*faults)
-    return after
-
-
 def _faults(query: Query) -> Iterator[Invalid]:
     if query.locale is not None and query.locale not in LOCALES:
         yield Invalid("locale", f"Send one of: {', '.join(sorted(LOCALES))}.")
-    for name in ("agent_code", "client_call_id", "prefix", "error_code"):
+    for name in ("agent_code", "client_call_id", "prefix", "error_code", "q"):
         if not storable(getattr(query, name) or ""):
             yield Invalid(name, _UNSTORABLE)
 

@@ -265,6 +265,7 @@ def test_the_record_has_every_key_and_says_it_in_the_words_of_v1(
                 "progress": None,
             }
         ],
+        "matches": None,
     }
     assert answer.status_code == 200
     assert answer.headers["content-type"] == "application/json"
@@ -791,7 +792,7 @@ def test_the_filters_are_documented_as_they_are_taken(app: App) -> None:
     parameters = app.built.openapi()["paths"]["/v1/interactions"]["get"]["parameters"]
     names = {parameter["name"] for parameter in parameters}
     assert names == {"from", "to", "limit", "cursor", "agent", "agent_code", "hierarchy"} | {
-        *("status", "locale", "direction", "client_call_id", "prefix", "error_code")
+        *("status", "locale", "direction", "client_call_id", "prefix", "error_code", "q", "stem")
     }
     assert not any(parameter["required"] for parameter in parameters)
 

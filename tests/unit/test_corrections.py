@@ -9,7 +9,7 @@ from uuid import UUID, uuid4
 import pytest
 
 from books import NOON, Books
-from earmark.database import processing, tables
+from earmark.database import processing, search_index, tables
 from earmark.errors import ForbiddenError, InvalidError, NotFoundError
 from earmark.interactions import Interactions, OrganizationInteractions
 from earmark.model import (
@@ -20,10 +20,12 @@ from earmark.model import (
     Grant,
     InteractionDate,
     Principal,
+    Query,
     Status,
     StepStatus,
     Warn,
 )
+from earmark.model.transcript import Segment, Transcript
 from earmark.pipeline import Done
 from earmark.pipeline.run import Pipeline
 from earmark.storage import open_store
@@ -252,6 +254,33 @@ def test_another_locale_waits_for_the_round_that_is_under_way(
     with database.write(books.organization_id) as scope:
         assert processing.finish(scope, job, status=Status.READY)
     assert mine.get(id_).status is Status.READY
+
+
+@pytest.mark.parametrize("status", [Status.READY, Status.PROCESSING])
+def test_another_locale_ends_that_the_old_words_are_found(
+    mine: OrganizationInteractions, books: Books, database: Database, status: Status
+) -> None:
+    id_ = processed(books, status)
+
+    def say(words: str) -> None:
+        with database.write(books.organization_id) as scope:
+            said = Transcript((Segment(words),), language="en")
+            search_index.put(scope, id_, said)
+
+    def found(word: str) -> list[UUID]:
+        return [item.id for item in mine.find(Query(q=word)).items]
+
+    say("nonsense")
+    assert found("nonsense") == [id_]
+    mine.correct(id_, SPANISH)
+    assert found("nonsense") == []
+    if status is Status.PROCESSING:  # the round under way ends with what it still heard
+        say("rubbish")
+        assert found("rubbish") == [id_]
+        job = processing_job(database, id_, 1)
+        with database.write(books.organization_id) as scope:
+            processing.finish(scope, job, status=Status.READY)
+        assert found("rubbish") == []
 
 
 def test_a_lost_round_that_is_outdated_does_not_fail(

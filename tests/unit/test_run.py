@@ -313,3 +313,10 @@ def test_bench_runs_the_named_ones(script, project, ran):
     (project / "bench" / "upload.py").touch()
     assert script.bench(["upload"]) == 0
     assert ran == [("python", "bench/upload.py")]
+
+
+def test_bench_hands_options_on(script, project, ran):
+    (project / "bench").mkdir()
+    (project / "bench" / "upload.py").touch()
+    assert script.bench(["upload", "--quick"]) == 0
+    assert ran == [("python", "bench/upload.py", "--quick")]

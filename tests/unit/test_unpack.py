@@ -24,7 +24,7 @@ from earmark.model import (
     TranscriptFacts,
     Warn,
 )
-from earmark.model.transcript import Speaker
+from earmark.model.transcript import Speaker, Transcript
 from earmark.pipeline import Tools, load_steps
 from earmark.pipeline.run import Pipeline
 from earmark.render.json import parse
@@ -233,6 +233,7 @@ def test_what_is_saved_twice_is_saved_once(desk: Desk) -> None:
                 scope,
                 id_,
                 facts,
+                transcript=Transcript((), "en"),
                 chat=chat,
                 extended={"a": 1},
                 warnings=[Warn("chat_files_left_out", "One.")],

@@ -235,7 +235,7 @@ def worker(
             concurrency=2,
             pace=pace,
             stopping=stopping,
-            **{"sweep": lambda: None, **parts},
+            **{"sweep": lambda: None, "index": lambda: 0, **parts},
         )
         threads.append(threading.Thread(target=made.run))
         threads[0].start()
@@ -267,6 +267,36 @@ def test_an_outage_is_logged_once_and_waited_for(
     assert told == ["worker.waits", "worker.waits", "worker.action_failed"]
 
 
+def test_the_search_index_is_kept_up_at_once_while_there_is_something_to_do(
+    worker: Callable[..., tuple[Worker, threading.Event]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("earmark.app.worker.INDEX_SECONDS", 60)
+    left = [0, 5, 7]
+    _, stopping = worker(index=left.pop)
+    wait_until(lambda: not left)
+    stopping.set()
+
+
+def test_a_stopped_worker_first_ends_what_its_own_threads_are_at(
+    worker: Callable[..., tuple[Worker, threading.Event]], database: Database
+) -> None:
+    begun, go = threading.Event(), threading.Event()
+
+    def index() -> int:
+        begun.set()
+        assert go.wait(20)
+        return 0
+
+    _, stopping = worker(index=index)
+    assert begun.wait(20)
+    wait_until(lambda: names(database))
+    stopping.set()
+    time.sleep(0.3)
+    assert names(database), "it left while one was still at it"
+    go.set()
+    wait_until(lambda: not names(database))
+
+
 def test_a_worker_whose_name_is_taken_stops(
     database: Database, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -276,6 +306,7 @@ def test_a_worker_whose_name_is_taken_stops(
         [Scripted()],
         concurrency=1,
         sweep=lambda: None,
+        index=lambda: 0,
         pace=Pace(grace_seconds=20, watch_seconds=0.05),
         stopping=stopping,
     )

@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import threading
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -21,7 +22,7 @@ from earmark.pipeline.run import Pipeline
 from earmark.pipeline.takeover import SlotLostError, Takeover
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from earmark.database import Database
     from earmark.pipeline import Step
@@ -35,8 +36,15 @@ SWEEP_SECONDS = 300.0
 KEEP_ENDED_SECONDS = 3600.0
 """How long the engine remembers a job that ended."""
 
+INDEX_SECONDS = 1.0
+"""Between looks for transcripts to be indexed; whoever searches reads those that wait."""
+
 OUTAGE_SECONDS = 1.0
 """Between attempts while the database or the storage is away."""
+
+LEAVE_SECONDS = 5.0
+"""For what the worker's own threads are at, when it is stopped: all of it is short, unless the
+database is away."""
 
 _log = structlog.get_logger("earmark.worker")
 
@@ -62,6 +70,7 @@ def run_worker(
     *,
     concurrency: int = 0,
     sweep: Callable[[], object] = lambda: None,
+    index: Callable[[], int] = lambda: 0,
     pace: Pace | None = None,
     stopping: threading.Event | None = None,
 ) -> None:
@@ -76,6 +85,7 @@ def run_worker(
         steps: in order.
         concurrency: interactions at once; 0 means one per processor.
         sweep: removes what nothing claims any more; called now and then.
+        index: keeps the search index up, a part at a time; returns 0 when there was nothing to do.
         pace: when not the usual one.
         stopping: set to stop; signals set it too where this is the main thread.
 
@@ -90,6 +100,7 @@ def run_worker(
         steps,
         concurrency=concurrency or os.cpu_count() or 1,
         sweep=sweep,
+        index=index,
         pace=pace or Pace(),
         stopping=stopping,
     )
@@ -109,11 +120,13 @@ class Worker:
         *,
         concurrency: int,
         sweep: Callable[[], object],
+        index: Callable[[], int],
         pace: Pace,
         stopping: threading.Event,
     ) -> None:
         self._database = database
         self._sweep = sweep
+        self._index_some = index
         self._pace = pace
         self._stopping = stopping
         self._failure: SlotLostError | None = None
@@ -141,11 +154,19 @@ class Worker:
         _log.info("worker.started", worker=self._worker_id)
         threads = [
             threading.Thread(target=loop, name=f"earmark-{loop.__name__.strip('_')}", daemon=True)
-            for loop in (self._dispatch, self._beat, self._watch, self._number, self._tidy)
+            for loop in (
+                self._dispatch,
+                self._beat,
+                self._watch,
+                self._number,
+                self._tidy,
+                self._index,
+            )
         ]
         for thread in threads:
             thread.start()
         self._stopping.wait()
+        _await(threads)
         ended = self._engine.stop(self._pace.grace_seconds)
         self._leave()
         if ended:
@@ -169,6 +190,13 @@ class Worker:
 
     def _tidy(self) -> None:
         self._repeat(self._tidy_up, every_seconds=self._pace.sweep_seconds)
+
+    def _index(self) -> None:
+        self._repeat(self._keep_index, every_seconds=0)
+
+    def _keep_index(self) -> None:
+        if not self._index_some():
+            self._stopping.wait(INDEX_SECONDS)
 
     def _say_alive(self) -> None:
         with self._database.write(None) as scope:
@@ -228,6 +256,13 @@ class Worker:
                 pause = max(every_seconds, OUTAGE_SECONDS)
                 _log.exception("worker.action_failed", action=action.__name__)
             self._stopping.wait(pause)
+
+
+def _await(threads: Iterable[threading.Thread]) -> None:
+    """Waits for threads that are about to end, so that none uses what is closed next."""
+    end = time.monotonic() + LEAVE_SECONDS
+    for thread in threads:
+        thread.join(max(0.0, end - time.monotonic()))
 
 
 def _stop_on_signals(stopping: threading.Event) -> None:

@@ -9,6 +9,7 @@ from earmark import jobs, pipeline, speech
 from earmark.app.parts import Parts, speech_options
 from earmark.app.worker import Pace, run_worker
 from earmark.database import migrate
+from earmark.pipeline.indexing import Indexer
 from earmark.sandbox import Limits
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ def work(settings: Settings) -> None:
             pipeline.Tools(store=parts.store, limits=limits, transcriber=_transcriber(settings))
         ),
         concurrency=settings.worker_concurrency,
+        index=Indexer(parts.database, parts.store).work,
         sweep=lambda: parts.interactions.sweep(grace_seconds=settings.orphan_grace_seconds),
         pace=Pace(grace_seconds=settings.shutdown_grace_seconds),
     )

@@ -246,6 +246,8 @@ def _sqlite(path: Path) -> sa.Engine:
         # FULL, not NORMAL: with NORMAL a power loss undoes commits that were acknowledged.
         connection.execute("PRAGMA synchronous=FULL")
         connection.execute("PRAGMA foreign_keys=ON")
+        # What is deleted is overwritten, so that no word of it stays in free pages of the file.
+        connection.execute("PRAGMA secure_delete=ON")
 
     @event.listens_for(engine, "begin")
     def _begin(connection: sa.Connection) -> None:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
+from earmark.database import search_index
 from earmark.database.interactions import OF_WHAT_IS_SAID, forget_steps, receive_again
 from earmark.database.tables import interaction
 from earmark.model import Status
@@ -83,6 +84,7 @@ def outdate(scope: Scope, before: Interaction) -> int | None:
     ]
     mine = sa.update(interaction).where(interaction.c.id == before.id)
     scope.run(mine.values(transcript=None, warnings=others, outdated=processed))
+    search_index.forget(scope, before.id)
     if processed:
         return None
     forget_steps(scope, before.id, OF_WHAT_IS_SAID)

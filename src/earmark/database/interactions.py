@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import sqlalchemy as sa
 
+from earmark.database import search_index
 from earmark.database.tables import agent, hierarchy_closure, hierarchy_node, interaction, step
 from earmark.model import (
     AgentSent,
@@ -96,7 +97,10 @@ def status_of(scope: Scope, interaction_id: UUID) -> Status | None:
 
 
 def delete(scope: Scope, interaction_id: UUID) -> bool:
-    """Removes an interaction and its steps; says whether it was there."""
+    """Removes an interaction, its steps and every word of it; says whether it was there."""
+    if status_of(scope, interaction_id) is None:
+        return False
+    search_index.forget(scope, interaction_id)
     return scope.run(sa.delete(interaction).where(interaction.c.id == interaction_id)) > 0
 
 
@@ -138,6 +142,27 @@ def existing(scope: Scope, ids: Collection[UUID]) -> set[UUID]:
     }
 
 
+def conditions(scope: Scope, query: Query) -> list[sa.ColumnElement[bool]]:
+    """What a query asks of interactions, for a walk in another order than theirs."""
+    found = list(_conditions(query))
+    if statuses := _statuses(query):
+        found.append(interaction.c.status.in_(statuses))
+    if query.hierarchy_ids:
+        found.append(interaction.c.hierarchy_node_id.in_(_subtrees(scope, query.hierarchy_ids)))
+    if causes := list(_causes(scope, query)):
+        found.append(interaction.c.id.in_(sa.select(step.c.interaction_id).where(*causes)))
+    return found
+
+
+def begins_with(column: sa.Column[Any], prefix: str) -> Iterator[sa.ColumnElement[bool]]:
+    """That a text begins so, as a range: LIKE uses no index on SQLite, and would need escapes."""
+    if prefix:
+        yield column >= prefix
+    beyond = _first_beyond(prefix)
+    if beyond:
+        yield column < beyond
+
+
 def _newest(
     scope: Scope, conditions: Collection[sa.ColumnElement[bool]], limit: int
 ) -> sa.Select[Any]:
@@ -177,7 +202,7 @@ def _conditions(query: Query) -> Iterator[sa.ColumnElement[bool]]:
     if query.until is not None:
         yield columns.occurred_at < query.until
     if query.prefix is not None:
-        yield from _begins_with(columns.file_name, clean_file_name(query.prefix))
+        yield from begins_with(columns.file_name, clean_file_name(query.prefix))
 
 
 def _causes(scope: Scope, query: Query) -> Iterator[sa.ColumnElement[bool]]:
@@ -254,15 +279,6 @@ def _subtrees(scope: Scope, node_ids: Collection[UUID]) -> sa.Select[Any]:
     return sa.select(closure.descendant_id).where(
         closure.organization_id == scope.organization_id, closure.ancestor_id.in_(node_ids)
     )
-
-
-def _begins_with(column: sa.Column[Any], prefix: str) -> Iterator[sa.ColumnElement[bool]]:
-    """A range that an index can scan: LIKE cannot on SQLite, and would need escapes."""
-    if prefix:
-        yield column >= prefix
-    beyond = _first_beyond(prefix)
-    if beyond:
-        yield column < beyond
 
 
 def _first_beyond(prefix: str) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
-from earmark.database import interactions, journal
+from earmark.database import interactions, journal, search_index
 from earmark.database.tables import agent, interaction, organization, step, step_part
 from earmark.errors import EarmarkError
 from earmark.model import (
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from earmark.database.core import Scope
     from earmark.model import ChatFacts, TranscriptFacts, Warn
+    from earmark.model.transcript import Transcript
 
 WORKER_LOST = Cause(
     "worker_lost",
@@ -368,6 +369,7 @@ def begin_anew(scope: Scope, job: Job) -> bool:
     )
     if not outdated:
         return False
+    search_index.forget(scope, job.interaction_id)
     interactions.forget_steps(scope, job.interaction_id, interactions.OF_WHAT_IS_SAID)
     detail = {"round": interactions.receive_again(scope, job.interaction_id)}
     journal.announce(
@@ -416,16 +418,18 @@ def save_transcript(
     interaction_id: UUID,
     facts: TranscriptFacts,
     *,
+    transcript: Transcript,
     chat: ChatFacts | None = None,
     extended: Mapping[str, Any] | None = None,
     warnings: Iterable[Warn] = (),
 ) -> None:
-    """Writes what a transcript is, and adds what was learned with it.
+    """Writes what a transcript is, lets it be found, and adds what was learned with it.
 
     Args:
         scope: the transaction.
         interaction_id: whose transcript it is.
         facts: of the transcript.
+        transcript: whose words are found from now on.
         chat: of a chat.
         extended: metadata that came with the media; what the upload said of a key stays.
         warnings: that the interaction does not bear yet are added.
@@ -442,6 +446,7 @@ def save_transcript(
     if chat is not None:
         found |= {f"chat_{name}": value for name, value in asdict(chat).items()}
     scope.run(sa.update(interaction).where(interaction.c.id == interaction_id).values(**found))
+    search_index.put(scope, interaction_id, transcript)
 
 
 def _kept(scope: Scope, interaction_id: UUID) -> sa.Row[Any]:

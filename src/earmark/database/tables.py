@@ -383,6 +383,63 @@ arrival = sa.Table(
     comment="interactions in the order in which readers see them; kind and node never change",
 )
 
+search_document = sa.Table(
+    "search_document",
+    metadata,
+    _organization(primary_key=True),
+    sa.Column("interaction_id", sa.Uuid, primary_key=True),
+    sa.Column("occurred_at", Instant, nullable=False),
+    sa.Column("number", sa.Integer),
+    sa.Column("content", sa.LargeBinary),
+    sa.ForeignKeyConstraint(
+        ["organization_id", "interaction_id"],
+        ["interaction.organization_id", "interaction.id"],
+        ondelete="CASCADE",
+    ),
+    sa.Index(
+        "ix_search_document_newest", "organization_id", "occurred_at", "interaction_id", "number"
+    ),
+    sa.Index(
+        "ix_search_document_number", "organization_id", "number", "occurred_at", "interaction_id"
+    ),
+    sa.Index(
+        "ix_search_document_waiting",
+        "organization_id",
+        "interaction_id",
+        sqlite_where=sa.text("number IS NULL AND content IS NOT NULL"),
+        postgresql_where=sa.text("number IS NULL AND content IS NOT NULL"),
+    ),
+    sa.Index(
+        "ix_search_document_unread",
+        "organization_id",
+        "interaction_id",
+        sqlite_where=sa.text("content IS NULL"),
+        postgresql_where=sa.text("content IS NULL"),
+    ),
+    comment="each transcript; without content it is to be read, without number to be indexed",
+)
+
+search_posting = sa.Table(
+    "search_posting",
+    metadata,
+    _organization(primary_key=True),
+    sa.Column("key", CODE, primary_key=True),
+    sa.Column("block", sa.Integer, primary_key=True),
+    sa.Column("documents", sa.LargeBinary, nullable=False),
+    sqlite_with_rowid=False,
+    comment="by word, and by what else the index notes: which documents of a block have it",
+)
+
+search_block = sa.Table(
+    "search_block",
+    metadata,
+    _organization(primary_key=True),
+    sa.Column("block", sa.Integer, primary_key=True),
+    sa.Column("used", sa.Integer, nullable=False),
+    sa.Column("newest_at", Instant, nullable=False),
+    comment="how many numbers of a block are taken, and that none of its documents is newer",
+)
+
 worker = sa.Table(
     "worker",
     metadata,

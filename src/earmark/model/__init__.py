@@ -376,6 +376,8 @@ class Query:
         hierarchy_ids: interactions of any of these nodes or of a node below one of them.
         agent_code: as the upload sent it.
         prefix: how the file name begins, bytewise.
+        q: what was said or written: words, "phrases" and beginnings*, of which all must be.
+        stem: whether other forms of single words count too, as in `called` for `call`.
         error_code: of a step that failed, was skipped or waits.
         step_statuses: some step stands at one of these; none of them asks nothing.
     """
@@ -390,6 +392,8 @@ class Query:
     direction: Direction | None = None
     client_call_id: str | None = None
     prefix: str | None = None
+    q: str | None = None
+    stem: bool = False
     error_code: str | None = None
     step_statuses: frozenset[StepStatus] = frozenset()
 

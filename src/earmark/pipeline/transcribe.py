@@ -148,7 +148,7 @@ class _Work:
         return zip(parts, self._blocks, strict=False)
 
     def _part(self, block: Block, *, detect: bool) -> dict[str, Any]:
-        samples = self._sound.read(block)
+        samples = self._sound.read_clear(block)
         found: tuple[Segment, ...] = ()
         if not self._sound.is_silent(block):
             found = self._transcriber.transcribe(samples, self._language)
@@ -169,7 +169,11 @@ class _Work:
 
 def _save(scope: Scope, *, item: Item, transcript: Transcript) -> None:
     processing.save_transcript(
-        scope, item.interaction_id, facts(transcript), warnings=_warnings(transcript)
+        scope,
+        item.interaction_id,
+        facts(transcript),
+        transcript=transcript,
+        warnings=_warnings(transcript),
     )
 
 

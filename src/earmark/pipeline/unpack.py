@@ -63,6 +63,7 @@ def _save(scope: Scope, *, item: Item, found: chat.Unpacked) -> None:
         scope,
         item.interaction_id,
         facts(found.transcript),
+        transcript=found.transcript,
         chat=_chat_facts(found.transcript),
         extended=found.metadata,
         warnings=found.warnings,

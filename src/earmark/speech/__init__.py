@@ -14,7 +14,7 @@ from earmark.errors import EarmarkError
 from earmark.model import Cause
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     import numpy as np
@@ -32,6 +32,8 @@ ENGINES: Mapping[str, str] = MappingProxyType(
 )
 """By the name in the settings: "module:class", resolved by the worker that uses it."""
 
+_GUARD = "earmark.speech.guard:Guarded"
+
 RATE_HZ = 16_000
 """Of all sound that engines hear: what every usual model was trained on."""
 
@@ -40,7 +42,7 @@ LANGUAGES: Mapping[str, str] = MappingProxyType({"en-US": "en", "es-MX": "es"})
 
 _NO_ENGINE = Cause(
     "speech_engine_missing",
-    "Nothing is installed here that recognizes speech. Install it with "
+    "What recognizes speech is not installed here. Install it with "
     "`pip install 'earmark[speech]'`, then retry.",
 )
 
@@ -103,6 +105,9 @@ class Language:
 class Transcriber(Protocol):
     """An engine. One serves every thread of a worker.
 
+    The class of an engine may take it that somebody speaks in all of the sound it is given:
+    `open_engine` puts a guard before it, which keeps the rest from it.
+
     Attributes:
         identity: known as soon as the engine was made.
     """
@@ -140,7 +145,7 @@ class Transcriber(Protocol):
 
 
 def open_engine(name: str, options: Options) -> Transcriber:
-    """The engine of that name.
+    """The engine of that name, guarded: it hears no words where nobody speaks.
 
     Raises:
         SpeechMissingError: something is not installed or not set.
@@ -149,6 +154,7 @@ def open_engine(name: str, options: Options) -> Transcriber:
     path = ENGINES[name]
     try:
         engine: type[Transcriber] = resolve_name(path)
+        guarded: Callable[[Transcriber], Transcriber] = resolve_name(_GUARD)
     except ModuleNotFoundError as error:
         raise SpeechMissingError(_NO_ENGINE) from error
-    return engine(options)
+    return guarded(engine(options))

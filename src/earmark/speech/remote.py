@@ -26,6 +26,7 @@ from earmark.speech import (
     SpeechMissingError,
     Transcriber,
 )
+from earmark.speech.guard import is_invented
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -37,12 +38,11 @@ if TYPE_CHECKING:
 USUAL_MODEL = "whisper-1"
 
 ANSWER_SECONDS = 600.0
-"""A block of two minutes on a slow, busy server."""
+"""A block of four minutes on a slow, busy server."""
 
 MOST_BYTES = 16 << 20
 """Of an answer: the words of a block are a few kilobytes."""
 
-_DETECTED_SECONDS = 30
 _FULL_SCALE = 32768.0
 _PASSING = frozenset({408, 409, 425, 429})
 """Client errors that pass by themselves."""
@@ -78,7 +78,7 @@ class Remote(Transcriber):
     @override
     def detect(self, samples: Samples) -> Language | None:
         """See Transcriber.detect. The server does not tell how sure it is."""
-        answer = self._ask(samples[: _DETECTED_SECONDS * RATE_HZ])
+        answer = self._ask(samples)
         told = str(answer.get("language") or "").lower()
         said = str(answer.get("text") or "").strip()
         return Language(_NAMES.get(told, told[:2]), 1.0) if told and said else None
@@ -145,7 +145,17 @@ def _segments(answer: Mapping[str, Any]) -> tuple[Segment, ...]:
     return tuple(
         _segment(segment, words)
         for segment in answer.get("segments") or ()
-        if str(segment["text"]).strip()
+        if not _is_invented(segment)
+    )
+
+
+def _is_invented(told: Mapping[str, Any]) -> bool:
+    """See is_invented. Servers that do not tell how sure they are send zeros or nothing."""
+    silence, sure = told.get("no_speech_prob"), told.get("avg_logprob")
+    return is_invented(
+        str(told["text"]),
+        silence=None if silence is None else float(silence),
+        log_probability=None if sure is None else float(sure),
     )
 
 

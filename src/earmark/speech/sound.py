@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from earmark.speech import RATE_HZ
+from earmark.speech.crosstalk import silence_leaks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -17,10 +18,10 @@ if TYPE_CHECKING:
 
     from earmark.speech import Samples
 
-SHORTEST_BLOCK_SECONDS = 90
-LONGEST_BLOCK_SECONDS = 120
+SHORTEST_BLOCK_SECONDS = 180
+LONGEST_BLOCK_SECONDS = 240
 """A block is cut at the quietest moment between the two: long enough that the cuts cost little,
-short enough that a worker that dies has little to do again."""
+short enough that a worker that dies has little to do again and that memory stays small."""
 
 PAUSE_SECONDS = 0.3
 """How long a moment is: that is about the pause between two sentences."""
@@ -73,8 +74,17 @@ class Sound:
 
     def read(self, block: Block) -> Samples:
         """The samples of a block, -1 to 1."""
-        samples = self._read(block.start, block.stop)[:, block.channel]
-        return samples.astype(np.float32) / np.float32(_FULL_SCALE)
+        return _scaled(self._read(block.start, block.stop)[:, block.channel])
+
+    def read_clear(self, block: Block) -> Samples:
+        """The samples of a block, silent where it holds no more than the voice of another channel.
+
+        See crosstalk.silence_leaks.
+        """
+        if self.channels == 1:
+            return self.read(block)
+        samples = _scaled(self._read(block.start, block.stop))
+        return silence_leaks(samples.T, block.channel)
 
     def blocks(self) -> list[Block]:
         """All of it in blocks, in the order of time; always the same for the same sound."""
@@ -120,3 +130,7 @@ class Sound:
         self._file.seek(start * self._frame_bytes)
         data = self._file.read((stop - start) * self._frame_bytes)
         return np.frombuffer(data, dtype="<i2").reshape(-1, self._stored)
+
+
+def _scaled(samples: NDArray[Any]) -> Samples:
+    return samples.astype(np.float32) / np.float32(_FULL_SCALE)

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from datetime import datetime  # noqa: TC003 - pydantic reads it
 from enum import StrEnum
-from typing import Annotated, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any, Self
 from uuid import UUID  # noqa: TC003 - pydantic reads it
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema
 
 from earmark import model
 from earmark.interactions import DEFAULT_LIMIT, MAX_LIMIT, Page
+from earmark.model.transcript import Speaker  # noqa: TC001 - pydantic reads it
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from earmark.model.search import Match
 
 _MINUTES_PER_HOUR = 60
 
@@ -64,6 +70,17 @@ class Filters(BaseModel):
     direction: model.Direction | None = None
     client_call_id: str | None = Field(None, description="As the upload sent it.")
     prefix: str | None = Field(None, description="How the file name begins.")
+    q: str | None = Field(
+        None,
+        description='What was said or written: words, "phrases" and beginnings*, of which all '
+        "must be there, without regard to case and accents.",
+        examples=['refund "charged twice" cancel*'],
+    )
+    stem: bool = Field(
+        False,
+        description="Whether other forms of the single words in `q` count too, such as `called` "
+        "for `call`. On PostgreSQL alone.",
+    )
     error_code: str | None = Field(
         None, description="Of a step that failed, was skipped or waits to be tried again."
     )
@@ -88,6 +105,8 @@ class Filters(BaseModel):
             direction=self.direction,
             client_call_id=self.client_call_id,
             prefix=self.prefix,
+            q=self.q,
+            stem=self.stem,
             error_code=self.error_code,
         )
 
@@ -178,6 +197,19 @@ class StepShape(_Shape):
     )
 
 
+class MatchShape(_Shape):
+    """A line of the transcript in which something stands that was searched for."""
+
+    text: str = Field(description="The line; of a long one a part, with … where it is cut.")
+    ranges: list[tuple[int, int]] = Field(
+        description="Of each hit: its first character, and the one after its last, counted in "
+        "code points from 0."
+    )
+    speaker: Speaker
+    start_seconds: float | None = Field(description="From the beginning; null in a chat.")
+    at: datetime | None = Field(description="When a message was sent; null in a recording.")
+
+
 class InteractionShape(BaseModel):
     """An interaction: what was sent, what it is, and how its processing went."""
 
@@ -212,10 +244,13 @@ class InteractionShape(BaseModel):
     chat_last_at: datetime | None
     warnings: list[NoteShape]
     steps: list[StepShape]
+    matches: list[MatchShape] | None = Field(
+        description="At most five lines in which the words of `q` stand; null without `q`."
+    )
 
     @classmethod
-    def of(cls, interaction: model.Interaction) -> Self:
-        """The record of an interaction."""
+    def of(cls, interaction: model.Interaction, matches: Sequence[Match] | None = None) -> Self:
+        """The record of an interaction, with the lines that a search found."""
         date, agent, chat = interaction.interaction_date, interaction.agent, interaction.chat
         return cls(
             id=interaction.id,
@@ -248,6 +283,7 @@ class InteractionShape(BaseModel):
             chat_last_at=chat.last_at if chat else None,
             warnings=[NoteShape.model_validate(warning) for warning in interaction.warnings],
             steps=[StepShape.model_validate(step) for step in interaction.steps],
+            matches=None if matches is None else [MatchShape.model_validate(m) for m in matches],
         )
 
 
@@ -260,7 +296,10 @@ class PageShape(BaseModel):
     @classmethod
     def of(cls, page: Page) -> Self:
         """The record of a page."""
-        items = [InteractionShape.of(interaction) for interaction in page.items]
+        items = [
+            InteractionShape.of(interaction, page.matches.get(interaction.id))
+            for interaction in page.items
+        ]
         return cls(items=items, next=page.next_cursor)
 
 
