@@ -24,7 +24,7 @@ from earmark.fetch import Fetcher, Limits
 from earmark.intake import Downloading
 from earmark.intake import downloads as downloading_module
 from earmark.intake.downloads import SEAL_PURPOSE
-from earmark.model import now
+from earmark.model import MediaType, Submission, new_id, now
 from earmark.storage import open_store
 from walled.world import CONTENT, SIZE_LIMIT, STORE_NAME
 
@@ -766,6 +766,75 @@ def test_ends_are_forgotten_after_a_week(world: World, service: Service, caller:
     service.intake._downloads._purged_at = float("-inf")
     service.runner.run(_tend_for_a_moment(service))
     assert rows(service.database) == []
+
+
+# What happens at the very moment of something else.
+
+
+@on_sqlite
+def test_a_download_that_ends_while_another_looks_for_it_is_no_obstacle(
+    service: Service, caller: Caller, monkeypatch: pytest.MonkeyPatch
+):
+    running = service.intake._downloads
+    real = downloads.underway
+
+    def begun(*, promise: bool) -> bool:
+        submission = Submission("moment.wav", MediaType.AUDIO, "{}")
+        bound = service.intake.for_(caller.principal)
+        address = downloading_module._Address(at("file.wav"))
+        order = downloading_module._Order(new_id(), bound, submission, address)
+        found = running._begin(order, running._read(order), b"f" * 32, promise)
+        return found.id == order.id
+
+    def gone_when_looked_for(scope: Any, file_name: str) -> None:
+        downloads.leave(scope, running._holder, at=now())
+
+    def gone_when_promised(scope: Any, *_: object) -> bool:
+        downloads.leave(scope, running._holder, at=now())
+        return False
+
+    assert begun(promise=False)
+    assert not begun(promise=False)
+    monkeypatch.setattr(downloads, "underway", gone_when_looked_for)
+    assert begun(promise=False)
+    monkeypatch.setattr(downloads, "underway", real)
+    monkeypatch.setattr(downloads, "promise_too", gone_when_promised)
+    assert begun(promise=True)
+
+
+@on_sqlite
+def test_what_was_deleted_before_the_answer_is_not_acknowledged(
+    world: World, caller: Caller, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(downloads, "received", lambda *_: None)
+    assert caller.upload(form(at("file.wav"))).status == 503
+
+
+@on_sqlite
+def test_a_database_that_is_away_is_waited_for_and_told_once(
+    world: World,
+    service: Service,
+    caller: Caller,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+):
+    real, tries = downloads.any_unfinished, []
+
+    def away(scope: Any) -> bool:
+        tries.append(1)
+        if len(tries) < 4:
+            raise UnavailableError("the database is away")
+        return real(scope)
+
+    monkeypatch.setattr(downloads, "any_unfinished", away)
+
+    async def story() -> Any:
+        async with tended(service):
+            await until(lambda: len(tries) > 5)
+            return await ended(caller, await promised(caller, at("file.wav")))
+
+    assert service.runner.run(story())["status"] == "received"
+    assert capsys.readouterr().out.count("download.waits") == 1
 
 
 # Secrets.
