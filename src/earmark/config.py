@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import quote, urlsplit
@@ -42,6 +43,15 @@ def _networks(value: Any) -> Any:
     return value
 
 
+def _hosts(value: Any) -> Any:
+    if isinstance(value, str):
+        value = tuple(part.strip().removeprefix("*.") for part in value.split(",") if part.strip())
+    for host in value:
+        if not re.fullmatch(r"([a-z0-9_-]+\.)*[a-z0-9_-]+|[0-9a-f:]+", host, re.IGNORECASE):
+            raise ValueError(f"{host!r} is no host name; use names like s3.amazonaws.com")
+    return value
+
+
 def _base_url(value: str) -> str:
     parts = urlsplit(value)
     if value and (parts.scheme not in {"http", "https"} or not parts.netloc):
@@ -73,6 +83,7 @@ def _secret(value: str) -> str:
 Bytes = Annotated[int, BeforeValidator(_bytes)]
 Networks = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_networks)]
 IssuerUrl = Annotated[str, AfterValidator(_issuer)]
+Hosts = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_hosts)]
 BaseUrl = Annotated[str, AfterValidator(_base_url)]
 Folder = Annotated[Path, AfterValidator(_folder)]
 Secret = Annotated[str, AfterValidator(_secret)]
@@ -104,9 +115,9 @@ class Settings(BaseSettings):
     )
     secret_key: Secret = Field(
         default="",
-        description="At least 32 characters from which the pepper of client secrets and the key "
-        "that wraps signing keys are derived. Empty on SQLite means a random one, made once in "
-        "the data folder; required on PostgreSQL.",
+        description="At least 32 characters from which the pepper of client secrets and the keys "
+        "that wrap signing keys and signed addresses are derived. Empty on SQLite means a random "
+        "one, made once in the data folder; required on PostgreSQL.",
     )
     max_upload_bytes: Bytes = Field(
         default=int(2.5 * GIBIBYTE),
@@ -172,6 +183,47 @@ class Settings(BaseSettings):
         default=60,
         gt=0,
         description="Seconds without a single byte after which an upload is given up.",
+    )
+    fetch_hosts: Hosts = Field(
+        default=(),
+        description="Hosts from which a `signedUrl` may be downloaded, separated by commas, each "
+        "with all names below it, like `s3.eu-west-1.amazonaws.com`. Empty means every public "
+        "host.",
+    )
+    fetch_allow_networks: Networks = Field(
+        default=(),
+        description="Private addresses or networks, separated by commas, that a `signedUrl` may "
+        "lead to, for stores on your own site. Loopback, link-local and metadata addresses are "
+        "never reached.",
+    )
+    fetch_ca_file: str = Field(
+        default="",
+        description="PEM file of further certificate authorities that stores behind a "
+        "`signedUrl` may have. Empty means the system's alone.",
+    )
+    fetch_redirects: int = Field(
+        default=0,
+        ge=0,
+        le=3,
+        description="Redirects that a download follows, at most 3; each is judged like the "
+        "`signedUrl` itself.",
+    )
+    fetch_seconds: int = Field(
+        default=3600,
+        gt=0,
+        description="Seconds that one download may take in all.",
+    )
+    fetch_min_rate: Bytes = Field(
+        default=16 * KIBIBYTE,
+        ge=0,
+        description="A download that comes more slowly over 20 seconds is given up; bytes per "
+        "second, or a number with KiB, MiB or GiB.",
+    )
+    fetch_at_once: int = Field(
+        default=4,
+        ge=0,
+        le=64,
+        description="Downloads that one web process makes at once. 0 refuses every `signedUrl`.",
     )
     shutdown_grace_seconds: int = Field(
         default=30,

@@ -87,6 +87,9 @@ def configure(*, log_format: str = "auto", level: str = "info") -> None:
     root.setLevel(level.upper())
     # These tell of every look at the schema; what goes wrong they raise.
     logging.getLogger("alembic").setLevel(logging.WARNING)
+    # These tell of every request's headers, in which a credential may stand.
+    for name in ("httpcore", "httpcore2"):
+        logging.getLogger(name).setLevel(logging.WARNING)
 
 
 def redact(

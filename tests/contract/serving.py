@@ -16,7 +16,7 @@ from contract.forms import CONTENT_TYPE
 from earmark.access import Access
 from earmark.database import tables
 from earmark.directory import Directory
-from earmark.intake import Intake, Limits
+from earmark.intake import Downloading, Intake, Limits
 from earmark.interactions import Interactions
 from earmark.model import Grant, Principal
 from earmark.storage import open_store
@@ -75,6 +75,7 @@ class Service:
         reserve_bytes: int = 0,
         idle_seconds: float = 20,
         store: Store | None = None,
+        downloading: Downloading | None = None,
     ) -> None:
         self.database = database
         self.folder = folder
@@ -87,11 +88,13 @@ class Service:
         self.pool = ThreadPoolExecutor(4)
         self.runner = asyncio.Runner()
         limits = Limits(max_upload_bytes, reserve_bytes, 8 * MIBIBYTE)
-        intake = Intake(database, self.store, limits=limits, pool=self.pool)
+        self.intake = Intake(
+            database, self.store, limits=limits, pool=self.pool, downloading=downloading
+        )
         self.app = App(
             Heart(
                 access=self.access,
-                intake=intake,
+                intake=self.intake,
                 interactions=self.interactions,
                 directory=self.directory,
                 readiness=dict,

@@ -35,7 +35,7 @@ ours = pytest.mark.origin("ours")
 
 MALFORMED = "Malformed multipart form. Please upload a well-formed request form."
 TOO_MANY = "Too many parts in the request form. Please upload only the named parts."
-NO_SIGNED_URL = "Uploading by signed url is not available yet. You must upload the file itself."
+NO_SIGNED_URL = "Uploading by signed url is not available here. You must upload the file itself."
 
 both_orders = pytest.mark.parametrize("file_first", [False, True], ids=["metadata", "file"])
 
@@ -385,7 +385,7 @@ def test_an_empty_signed_url_is_no_file(caller: Caller, url: bytes) -> None:
 @ours
 @pytest.mark.parametrize("place", [0, 1, 2])
 @pytest.mark.parametrize("with_file", [True, False])
-def test_a_signed_url_is_not_available_yet(
+def test_a_signed_url_is_refused_where_that_is_switched_off(
     caller: Caller, place: int, with_file: bool, nothing_more_kept: None
 ) -> None:
     parts = [metadata_part(meta()), *([file_part()] if with_file else [])]

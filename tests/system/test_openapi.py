@@ -13,12 +13,14 @@ import hypothesis
 import pytest
 import requests
 import schemathesis
+import sqlalchemy as sa
 import uvicorn
 from schemathesis import checks
 
 from earmark.app.parts import Parts
 from earmark.config import Settings
-from earmark.model import Grant
+from earmark.database import downloads, tables
+from earmark.model import Grant, new_id, now
 from earmark.web import Heart, create_app
 from earmark.web.api import events
 from serving import RECORDING, SECRET_KEY, form, until
@@ -26,8 +28,11 @@ from serving import RECORDING, SECRET_KEY, form, until
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+    from uuid import UUID
 
     from fastapi import FastAPI
+
+    from earmark.database import Database
 
 UNKNOWN = "018f0000-0000-7000-8000-000000000000"
 BODIES: dict[str, Any] = {
@@ -166,7 +171,7 @@ def test_every_operation_answers_as_documented(app, client, monkeypatch):
 
 
 def test_another_organizations_ids_are_answered_as_unknown_ones(app, client):
-    ids = made_by(client)
+    ids = made_by(app, client)
     tried = set()
     with signed_in(app, "Second") as other:
         for template, method, _ in operations(app):
@@ -206,7 +211,7 @@ def test_another_organizations_ids_are_answered_as_unknown_ones(app, client):
             assert mine[0] == 200, path  # nothing was changed, and the ids were right
 
 
-def made_by(client: httpx.Client) -> dict[str, str]:
+def made_by(app: FastAPI, client: httpx.Client) -> dict[str, str]:
     """Something of each kind; its id by the name of the path's parameter."""
     node = client.post("/Hierarchy", json={"name": "Desk", "code": "D"})
     agent = client.post(
@@ -221,7 +226,30 @@ def made_by(client: httpx.Client) -> dict[str, str]:
         "interaction_id": taken.json()["id"],
         "id": taken.json()["id"],
         "conversationId": taken.json()["id"],
+        "download_id": str(download(app)),
     }
+
+
+def download(app: FastAPI) -> UUID:
+    """The id of a download that waits to be taken up."""
+    database: Database = app.state.parts.database
+    first = sa.select(tables.organization.c.id).where(tables.organization.c.name == "First")
+    with database.read(None) as scope:
+        row = scope.row(first)
+    assert row is not None
+    id_ = new_id()
+    with database.write(row.id) as scope:
+        downloads.begin(
+            scope,
+            id_,
+            client_id="t",
+            file_name="later.wav",
+            fingerprint=b"f" * 32,
+            hold=None,
+            promise=downloads.Promise(b"sealed", "{}"),
+            at=now(),
+        )
+    return id_
 
 
 def fill(path: str, ids: dict[str, str]) -> str:

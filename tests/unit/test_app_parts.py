@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import sqlalchemy as sa
 
+from earmark import fetch
 from earmark.app import parts as module
 from earmark.app.parts import Parts
 from earmark.config import Settings
@@ -150,3 +151,36 @@ def test_a_database_that_is_away_is_told(parts, monkeypatch):
         "storage": "ok",
         "worker": "unknown",
     }
+
+
+def test_downloads_may_be_switched_off(tmp_path):
+    made = Parts(Settings(data=tmp_path / "data", fetch_at_once=0), issuer="http://x")
+    assert made.intake._downloads._settings is None
+    made.close()
+
+
+def test_downloads_have_the_limits_of_the_settings(parts):
+    settings = parts.intake._downloads._settings
+    assert settings.at_once == parts.settings.fetch_at_once
+    assert settings.fetcher._limits == fetch.Limits(
+        size_bytes=parts.settings.max_upload_bytes,
+        seconds=parts.settings.fetch_seconds,
+        bytes_per_second=parts.settings.fetch_min_rate,
+        redirects=parts.settings.fetch_redirects,
+    )
+
+
+@pytest.mark.parametrize(
+    "network",
+    ["127.0.0.0/8", "127.0.0.1", "169.254.169.254", "::1", "fe80::/64", "fd00:ec2::254", "::/128"],
+)
+def test_a_network_that_nobody_may_reach_cannot_be_opened(network):
+    with pytest.raises(SettingsError, match=r"EARMARK_FETCH_ALLOW_NETWORKS: .* never reached"):
+        module.walls(Settings(fetch_allow_networks=network))
+
+
+def test_a_file_of_authorities_must_be_one(tmp_path):
+    (tmp_path / "empty.pem").write_text("")
+    for path in (tmp_path / "none.pem", tmp_path / "empty.pem", tmp_path):
+        with pytest.raises(SettingsError, match="EARMARK_FETCH_CA_FILE"):
+            module.walls(Settings(fetch_ca_file=str(path)))

@@ -118,3 +118,30 @@ def test_a_wrong_setting_is_named_in_one_sentence_without_a_secret(monkeypatch, 
 def test_settings_do_not_change():
     with pytest.raises(ValueError, match="frozen"):
         load().data = Path("other")
+
+
+def test_hosts_for_downloads_are_names(monkeypatch):
+    monkeypatch.setenv(
+        "EARMARK_FETCH_HOSTS", " s3.amazonaws.com, *.Blob.core.windows.net,10.1.2.3"
+    )
+    assert load().fetch_hosts == ("s3.amazonaws.com", "Blob.core.windows.net", "10.1.2.3")
+    for wrong in ("https://s3.amazonaws.com", "a b", "a/b", "*", "a.*.b", ".a", "a..b"):
+        monkeypatch.setenv("EARMARK_FETCH_HOSTS", wrong)
+        with pytest.raises(SettingsError, match=r"EARMARK_FETCH_HOSTS: .* is no host name"):
+            load()
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong"),
+    [
+        ("FETCH_ALLOW_NETWORKS", "10.0.0.0/33"),
+        ("FETCH_REDIRECTS", "4"),
+        ("FETCH_SECONDS", "0"),
+        ("FETCH_MIN_RATE", "fast"),
+        ("FETCH_AT_ONCE", "-1"),
+    ],
+)
+def test_limits_of_downloads_are_checked(monkeypatch, name, wrong):
+    monkeypatch.setenv(f"EARMARK_{name}", wrong)
+    with pytest.raises(SettingsError, match=f"EARMARK_{name}"):
+        load()

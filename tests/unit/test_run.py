@@ -277,7 +277,7 @@ def test_test_with_arguments_is_pytest_with_them(script, ran):
 @pytest.mark.parametrize("arguments", [[], ["--thorough"]])
 def test_test_alone_is_everything(script, ran, arguments):
     assert script.test(arguments) == 0
-    assert ran[: len(script.CHECKS)] == list(script.CHECKS)
+    assert ran[: len(script.CHECKS)] == [tuple(each.split()) for each in script.CHECKS]
     measured = next(command for command in ran if "pytest" in command)
     assert measured[-len(arguments) :] == tuple(arguments) or not arguments
     assert any("--fail-under=100" in command for command in ran)

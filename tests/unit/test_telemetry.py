@@ -121,6 +121,13 @@ def test_a_traceback_keeps_its_lines_and_loses_its_secrets(configured, capsys):
     assert "\x1b" not in told
 
 
+def test_libraries_that_would_tell_headers_are_quiet(configured, capsys):
+    configured(log_format="json", level="debug")
+    logging.getLogger("httpcore2.http11").debug("headers [(b'Location', b'/a?sig=secret')]")
+    logging.getLogger("httpcore.http11").debug("headers [(b'Location', b'/a?sig=secret')]")
+    assert lines(capsys) == []
+
+
 def test_visible_text_has_no_control_characters():
     assert telemetry.visible("a\x00b\x7f\u2029é") == "a\\u0000b\\u007f\\u2029é"
 

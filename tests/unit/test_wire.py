@@ -136,8 +136,35 @@ def test_a_bad_form_is_told_beside_no_file() -> None:
 
 def test_a_signed_url_is_used_instead_of_the_file() -> None:
     url = "https://storage.example/a"
-    assert whys(sent(), None, url) == [Why.SIGNED_URL]
-    assert whys(sent(FileName="a.mp3"), WAV, url) == [Why.SIGNED_URL]
+    assert read_submission(sent(), None, url).file_name == "a.wav"
+    assert read_submission(sent(FileName="a.mp3"), WAV, url).file_name == "a.mp3"
+    assert read_submission(sent(), FilePart(".exe"), url).file_name == "a.wav"
+
+
+@pytest.mark.parametrize(
+    ("path", "compared"),
+    [
+        ("/a.mp3", True),
+        ("/x/a.MP3?sig=b.wav", True),
+        ("/a%2Emp3#a.wav", True),
+        ("/a.zip", True),
+        ("/a.WAV", False),
+        ("/a.bin", False),
+        ("/a?name=b.mp3", False),
+        ("/a.mp3/b", False),
+        ("/", False),
+        ("", False),
+        (".mp3", False),
+    ],
+)
+def test_the_extension_of_a_signed_url_is_compared_if_it_is_one_of_the_eight(
+    path: str, compared: bool
+) -> None:
+    url = f"https://storage.example{path}"
+    if compared:
+        assert whys(sent(), None, url) == [Why.EXTENSION_MISMATCH]
+    else:
+        assert read_submission(sent(), None, url).file_name == "a.wav"
 
 
 def test_the_extension_of_a_bad_file_is_not_compared() -> None:

@@ -8,20 +8,17 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import threading
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from joserfc.jwk import ECKey
 
-from earmark.access.credentials import derive
+from earmark.access.seal import Seal
 from earmark.database import clients as queries
-from earmark.errors import Invalid, InvalidError, SettingsError
+from earmark.errors import Invalid, InvalidError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -46,9 +43,6 @@ LEAST_PUBLISH_SECONDS = 2
 CLOCKS_SECONDS = 120
 """How far apart the clocks of our machines may be: one that runs late signs with the old key for
 as much longer."""
-
-NONCE_BYTES = 12
-"""Random, as AES-GCM recommends; one key wraps far fewer than 2^32. Source: NIST SP 800-38D."""
 
 
 class KeyState(StrEnum):
@@ -104,7 +98,7 @@ class SigningKeys:
         clock: Callable[[], float],
     ) -> None:
         self._database = database
-        self._cipher = AESGCM(derive(secret_key, "signing key wrap v1"))
+        self._seal = Seal(secret_key, "signing key wrap v1")
         self._revision = revision
         self._clock = clock
         self._lock = threading.Lock()
@@ -266,20 +260,11 @@ class SigningKeys:
         )
 
     def _wrap(self, kid: str, key: ECKey) -> bytes:
-        nonce = os.urandom(NONCE_BYTES)
         private = json.dumps(key.as_dict(private=True)).encode()
-        return nonce + self._cipher.encrypt(nonce, private, kid.encode())
+        return self._seal.close(private, kid.encode())
 
     def _unwrap(self, stored: StoredKey) -> ECKey:
-        wrapped = stored.wrapped_private_key
-        nonce, sealed = wrapped[:NONCE_BYTES], wrapped[NONCE_BYTES:]
-        try:
-            private = self._cipher.decrypt(nonce, sealed, stored.id.encode())
-        except InvalidTag:
-            raise SettingsError(
-                "EARMARK_SECRET_KEY is not the one that this database was first used with; "
-                "set that one again."
-            ) from None
+        private = self._seal.open(stored.wrapped_private_key, stored.id.encode())
         return ECKey.import_key(json.loads(private))
 
 

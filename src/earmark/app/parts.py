@@ -8,15 +8,17 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from earmark import speech
+from earmark import egress, fetch, speech
 from earmark.access import Access, Oidc, Rate, parse_rate
 from earmark.access.credentials import derive
+from earmark.access.seal import Seal
 from earmark.app.secret import secret_key
 from earmark.audit import Audit
 from earmark.database import Database, migrate, workers
 from earmark.directory import Directory
 from earmark.errors import EarmarkError, SettingsError, UnavailableError
-from earmark.intake import Intake, Limits
+from earmark.intake import Downloading, Intake, Limits
+from earmark.intake.downloads import SEAL_PURPOSE
 from earmark.interactions import Interactions
 from earmark.model import now
 from earmark.storage import Store, open_store
@@ -86,7 +88,28 @@ class Parts:
             buffer_bytes=self.settings.upload_buffer_bytes,
         )
         pool = ThreadPoolExecutor(INTAKE_THREADS, thread_name_prefix="intake")
-        return Intake(self.database, self.store, limits=limits, pool=pool)
+        return Intake(
+            self.database, self.store, limits=limits, pool=pool, downloading=self._downloading
+        )
+
+    @property
+    def _downloading(self) -> Downloading | None:
+        settings = self.settings
+        if not settings.fetch_at_once:
+            return None
+        return Downloading(
+            fetch.Fetcher(
+                walls(settings),
+                fetch.Limits(
+                    size_bytes=settings.max_upload_bytes,
+                    seconds=settings.fetch_seconds,
+                    bytes_per_second=settings.fetch_min_rate,
+                    redirects=settings.fetch_redirects,
+                ),
+            ),
+            Seal(secret_key(settings), SEAL_PURPOSE),
+            settings.fetch_at_once,
+        )
 
     @cached_property
     def interactions(self) -> Interactions:
@@ -141,6 +164,27 @@ def make_data_folder(settings: Settings) -> None:
             f"EARMARK_DATA names a folder that cannot be used ({error.strerror}); "
             "create it for this user or name another.",
         ) from error
+
+
+def walls(settings: Settings) -> egress.Walls:
+    """What the settings let callers make this service connect to.
+
+    Raises:
+        SettingsError: a network may not be opened, or the authorities cannot be read.
+    """
+    try:
+        networks = egress.Networks(settings.fetch_allow_networks)
+    except ValueError as error:
+        raise SettingsError(f"EARMARK_FETCH_ALLOW_NETWORKS: {error}.") from None
+    try:
+        return egress.Walls(
+            hosts=settings.fetch_hosts, networks=networks, ca_file=settings.fetch_ca_file or None
+        )
+    except OSError as error:
+        raise SettingsError(
+            f"EARMARK_FETCH_CA_FILE names a file that cannot be used ({error.strerror or error}); "
+            "it must hold certificates in PEM."
+        ) from None
 
 
 def speech_options(settings: Settings) -> speech.Options:

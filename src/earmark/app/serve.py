@@ -12,7 +12,7 @@ import structlog
 from earmark.app import fork
 from earmark.app.lifeline import Lifeline
 from earmark.app.listen import bind, check_listen
-from earmark.app.parts import Parts
+from earmark.app.parts import Parts, walls
 from earmark.app.supervisor import Child, Supervisor
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ def serve(settings: Settings, listen: Listen) -> None:
     with closing(Parts(settings, issuer=listen.address)) as parts:
         parts.prepare()
         parts.access.check()
+        walls(settings)  # a wrong setting ends the start, not each web process
     with bind(listen) as bound, closing(Lifeline()) as lifeline:
         log.info("serving", address=listen.address, data=str(settings.data))
         gc.freeze()  # or the children's collectors would copy what they share with us

@@ -43,7 +43,7 @@ def serve_web(settings: Settings, listen: Listen, bound: socket.socket) -> None:
             http="httptools",
             loop="uvloop",
             ws="none",
-            lifespan="off",
+            lifespan="on",
             log_config=None,
             access_log=False,
             server_header=False,

@@ -303,6 +303,43 @@ step_part = sa.Table(
     comment="what a long step has done so far, so that another worker goes on from there",
 )
 
+download = sa.Table(
+    "download",
+    metadata,
+    sa.Column("id", sa.Uuid, primary_key=True),
+    _organization(),
+    sa.Column("client_id", CODE, nullable=False),
+    sa.Column("file_name", CODE, nullable=False),
+    sa.Column("status", sa.String(16), nullable=False),
+    sa.Column("fingerprint", sa.LargeBinary(32)),
+    sa.Column("sealed_address", sa.LargeBinary),
+    sa.Column("submission", sa.Text),
+    sa.Column("attempts", sa.Integer, nullable=False),
+    sa.Column("holder", sa.Uuid),
+    sa.Column("held_until", Instant),
+    sa.Column("created_at", Instant, nullable=False),
+    sa.Column("finished_at", Instant),
+    sa.Column("interaction_id", sa.Uuid),
+    sa.Column("error_code", sa.Text),
+    sa.Column("error_message", sa.Text),
+    sa.ForeignKeyConstraint(
+        ["organization_id", "interaction_id"],
+        ["interaction.organization_id", "interaction.id"],
+        ondelete="CASCADE",
+    ),
+    sa.Index(
+        "ix_download_unfinished",
+        "organization_id",
+        "file_name",
+        unique=True,
+        sqlite_where=sa.text("status = 'downloading'"),
+        postgresql_where=sa.text("status = 'downloading'"),
+    ),
+    sa.Index("ix_download_interaction", "organization_id", "interaction_id"),
+    sa.Index("ix_download_finished", "finished_at"),
+    comment="files on their way from signed addresses; those promised have theirs, sealed",
+)
+
 audit = sa.Table(
     "audit",
     metadata,

@@ -8,49 +8,40 @@ leaves at most bytes that no row claims, which `interactions.sweep` removes.
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from earmark import directory
 from earmark.database import journal, submissions
-from earmark.errors import Fault, RefusedError, TooLargeError, Why
+from earmark.errors import CallerError, Fault, RefusedError, TooLargeError, Why
+from earmark.intake.downloads import Downloading, Downloads
 from earmark.intake.stage import Limits, Stage, Stages
-from earmark.model import LOCALES, now
+from earmark.model import LOCALES, Accepted, now
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from concurrent.futures import Executor
-    from datetime import datetime
+    from contextlib import AbstractAsyncContextManager
     from uuid import UUID
 
     from earmark.database import Database, Scope
     from earmark.database.submissions import Holder
-    from earmark.model import Principal, Submission, Warn
+    from earmark.model import Download, Principal, Submission, Warn
     from earmark.storage import Staged, Store
 
-__all__ = ["Accepted", "Intake", "Limits", "OrganizationIntake", "Stage"]
-
-
-@dataclass(frozen=True, slots=True)
-class Accepted:
-    """An acknowledged upload.
-
-    Attributes:
-        sha256: 32 bytes, of the file.
-    """
-
-    id: UUID
-    file_name: str
-    size_bytes: int
-    sha256: bytes
-    received_at: datetime
+__all__ = ["Accepted", "Downloading", "Intake", "Limits", "OrganizationIntake", "Stage"]
 
 
 class Intake:
     """Takes uploads for every organization; `for_` binds it to one."""
 
     def __init__(
-        self, database: Database, store: Store, *, limits: Limits, pool: Executor
+        self,
+        database: Database,
+        store: Store,
+        *,
+        limits: Limits,
+        pool: Executor,
+        downloading: Downloading | None = None,
     ) -> None:
         """Keeps its collaborators; opens nothing.
 
@@ -60,22 +51,34 @@ class Intake:
             limits: what is taken.
             pool: where everything that blocks runs. Its size bounds how many syncs and commits
                 run at once, so that many uploads that end together do not starve other calls.
+            downloading: how files are downloaded; None refuses that.
         """
         self._database = database
         self._stages = Stages(store, limits, pool)
+        self._downloads = Downloads(database, self._stages, downloading, self.for_)
 
     def for_(self, principal: Principal) -> OrganizationIntake:
         """The intake of the principal's organization."""
-        return OrganizationIntake(self._database, self._stages, principal)
+        return OrganizationIntake(self._database, self._stages, self._downloads, principal)
+
+    def tended(self) -> AbstractAsyncContextManager[None]:
+        """While its block runs, downloads that other processes left are taken up.
+
+        At its end this process leaves its own: what was promised to others, in order.
+        """
+        return self._downloads.tended()
 
 
 class OrganizationIntake:
     """Takes uploads for one organization."""
 
-    def __init__(self, database: Database, stages: Stages, principal: Principal) -> None:
+    def __init__(
+        self, database: Database, stages: Stages, downloads: Downloads, principal: Principal
+    ) -> None:
+        self.principal = principal
         self._database = database
         self._stages = stages
-        self._principal = principal
+        self._downloads = downloads
 
     @property
     def max_upload_bytes(self) -> int:
@@ -114,12 +117,19 @@ class OrganizationIntake:
         """A place for the bytes of one upload whose file part's name ends in `extension`."""
         return Stage(self._stages, extension)
 
-    async def commit(self, stage: Stage, submission: Submission) -> Accepted:
+    async def commit(
+        self,
+        stage: Stage,
+        submission: Submission,
+        *,
+        also: Callable[[Scope], None] = lambda _scope: None,
+    ) -> Accepted:
         """Makes the promise. Once begun it runs to its end, even if the caller stops waiting.
 
         Args:
             stage: finished; it is used up.
             submission: checked.
+            also: what the same transaction does at its end; a CallerError of it undoes all.
 
         Raises:
             RefusedError: as `check`, or the content is empty or plainly no media.
@@ -129,17 +139,58 @@ class OrganizationIntake:
         if stage.fault is not None:
             raise RefusedError([stage.fault])
         staged, sha256 = stage.hand_over()
-        commit = self._stages.run(self._commit, stage, staged, sha256, submission)
+        commit = self._stages.run(self._commit, stage, staged, sha256, submission, also)
         return await asyncio.shield(commit)
+
+    async def download(
+        self,
+        submission: Submission,
+        address: str,
+        *,
+        promise: bool = False,
+        patience_seconds: float | None = None,
+    ) -> Accepted | Download:
+        """Has the file downloaded and taken in; goes on when the caller stops waiting.
+
+        One download of a name runs at a time. A second request for the same joins it; one with
+        other content waits for its end, and then stands like any upload.
+
+        Args:
+            submission: whose own rules hold already.
+            address: signed; a credential.
+            promise: once this returns, the download ends in one of the two ways, whatever
+                crashes; until then the address is kept, sealed.
+            patience_seconds: how long to wait for the end; None means until it comes.
+
+        Returns:
+            Accepted, as `commit`; or the download, if patience ended first.
+
+        Raises:
+            RefusedError: as `check` and `commit`, or the address is refused, or it failed.
+            UnavailableError: nothing was promised.
+        """
+        await self.check(submission)
+        return await self._downloads.take_in(
+            self, submission, address, promise=promise, patience_seconds=patience_seconds
+        )
+
+    async def find_download(self, download_id: UUID) -> Download:
+        """How a download of the organization stands; remembered for a week after its end.
+
+        Raises:
+            NotFoundError: there is none, or what it became was deleted.
+            UnavailableError: the database cannot serve.
+        """
+        return await self._downloads.find(self, download_id)
 
     def _admit(self, size_bytes: int) -> None:
         self._stages.check_reserve(size_bytes)
-        with self._database.read(self._principal.organization_id):
+        with self._database.read(self.principal.organization_id):
             pass  # a database that cannot even begin cannot keep a promise
 
     def _check(self, submission: Submission, sha256: bytes | None) -> None:
         faults = []
-        with self._database.read(self._principal.organization_id) as scope:
+        with self._database.read(self.principal.organization_id) as scope:
             holder = submissions.holder(scope, submission.file_name)
             if submission.locale not in LOCALES:
                 faults.append(_locale_fault())
@@ -153,7 +204,12 @@ class OrganizationIntake:
             raise RefusedError(faults)
 
     def _commit(
-        self, stage: Stage, staged: Staged, sha256: bytes, submission: Submission
+        self,
+        stage: Stage,
+        staged: Staged,
+        sha256: bytes,
+        submission: Submission,
+        also: Callable[[Scope], None],
     ) -> Accepted:
         accepted = Accepted(stage.id, submission.file_name, stage.size_bytes, sha256, now())
         try:
@@ -162,9 +218,10 @@ class OrganizationIntake:
             staged.discard()
             raise
         try:
-            with self._database.write(self._principal.organization_id) as scope:
+            with self._database.write(self.principal.organization_id) as scope:
                 self._promise(scope, accepted, stage.warnings, submission)
-        except RefusedError:
+                also(scope)
+        except CallerError:
             # Only here is it certain that no row claims the bytes. After any other failure the
             # commit may have happened all the same, so the bytes are left to the sweeper.
             staged.discard()
@@ -209,7 +266,7 @@ class OrganizationIntake:
     ) -> None:
         journal.record(
             scope,
-            actor=f"client:{self._principal.client_id}",
+            actor=f"client:{self.principal.client_id}",
             action=action,
             subject=str(subject),
             detail=detail,

@@ -9,15 +9,13 @@ import os
 import re
 import time
 import unicodedata
+from collections.abc import Mapping  # noqa: TC003 - pydantic reads it where a submission is kept
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta, timezone
 from enum import StrEnum
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from uuid import UUID
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 MAX_FILE_NAME_BYTES = 1024
 """Normalised FileName in UTF-8; fits a B-tree entry on both databases."""
@@ -89,6 +87,25 @@ class Grant(StrEnum):
 
 
 DEFAULT_GRANTS = frozenset({Grant.INGEST, Grant.READ, Grant.MANAGE})
+
+
+@dataclass(frozen=True, slots=True)
+class Download:
+    """The download of one upload's file from a signed address.
+
+    Attributes:
+        interaction_id: what it became, once it is received.
+        cause: why it failed, if it did; its code is that of a refused upload, or `unavailable`
+            or `internal`.
+    """
+
+    id: UUID
+    file_name: str
+    status: DownloadStatus
+    created_at: datetime
+    finished_at: datetime | None = None
+    interaction_id: UUID | None = None
+    cause: Cause | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,6 +204,29 @@ class Submission:
     apply_hierarchy_to_agent: bool = False
     locale: str = DEFAULT_LOCALE
     client_call_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """An acknowledged upload.
+
+    Attributes:
+        sha256: 32 bytes, of the file.
+    """
+
+    id: UUID
+    file_name: str
+    size_bytes: int
+    sha256: bytes
+    received_at: datetime
+
+
+class DownloadStatus(StrEnum):
+    """How far the download of an upload's file has come."""
+
+    DOWNLOADING = "downloading"
+    RECEIVED = "received"
+    FAILED = "failed"
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
@@ -12,12 +13,12 @@ from typing_extensions import override
 
 from earmark.web import api, errors, health, oauth
 from earmark.web.acxapi import agents, hierarchy, metadata, transcriptions, upload, wire
-from earmark.web.api import events, retries, transcripts, vcon
+from earmark.web.api import downloads, events, retries, transcripts, vcon
 from earmark.web.connection import RequestContext
 from earmark.web.routing import CaselessPaths
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 
     from starlette.types import ASGIApp
 
@@ -75,7 +76,14 @@ class _App(FastAPI):
 
 def create_app(heart: Heart) -> FastAPI:
     """The ASGI app: the Upload Media API, `/v1`, tokens, health and `/openapi.json`."""
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        async with heart.intake.tended():
+            yield
+
     app = _App(
+        lifespan=lifespan,
         title="Earmark",
         version=version("earmark"),
         description=DESCRIPTION,
@@ -96,6 +104,7 @@ def create_app(heart: Heart) -> FastAPI:
         api.router(heart.interactions),
         retries.router(heart.interactions),
         transcripts.router(heart.interactions),
+        downloads.router(heart.intake),
         vcon.router(heart.interactions, heart.access.issuer),
         events.router(heart.interactions, heart.stopping),
         health.router(heart.readiness),

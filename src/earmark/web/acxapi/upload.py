@@ -12,20 +12,23 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
 from earmark.errors import RefusedError
+from earmark.model import Download
 from earmark.web.acxapi import wire
 from earmark.web.acxapi.body import Wire, document_errors
 from earmark.web.errors import Answer, respond
 from earmark.web.multipart import IdleError, Part, boundary_of, malformed, parts
+from earmark.web.preference import Preference
 from earmark.web.security import Ingester  # noqa: TC001 - FastAPI reads it from the annotation
 
 if TYPE_CHECKING:
-    from earmark.intake import Accepted, Intake, OrganizationIntake, Stage
-    from earmark.model import Submission
+    from earmark.intake import Intake, OrganizationIntake, Stage
+    from earmark.model import Accepted, Submission
 
 FORM_GRACE_BYTES = 1024 * 1024
 """What a form may hold beside its file; `Content-Length` counts both."""
 
 MAX_URL_BYTES = 16 * 1024
+"""As many as an address may have; a longer one is judged by what it has beyond that."""
 
 _NOT_MULTIPART = Answer(
     415,
@@ -56,7 +59,7 @@ def router(intake: Intake, *, idle_seconds: float) -> APIRouter:
         operation_id="uploadMedia",
         summary="Upload Media",
         response_model=AcceptedAnswer,
-        responses=document_errors(400, 408, 413, 415),
+        responses={202: _LATER, **document_errors(400, 408, 413, 415)},
         openapi_extra=_REQUEST,
     )
     async def upload_media(request: Request, principal: Ingester) -> Response:
@@ -74,12 +77,21 @@ def router(intake: Intake, *, idle_seconds: float) -> APIRouter:
             async with AsyncExitStack() as stack:
                 upload = _Upload(bound, stack)
                 await upload.read(request, boundary, idle_seconds)
-                accepted = await upload.commit()
+                if not upload.signed_url:
+                    return _ok(await upload.commit())
         except IdleError:
             return respond(request, _IDLE)
         except ClientDisconnect:
             return _GONE
-        return _ok(accepted)
+        # What a file part brought is gone by now; nothing waits on it while the other comes.
+        preference = Preference.of(request.headers)
+        found = await bound.download(
+            upload.submission,
+            upload.signed_url,
+            promise=preference.respond_async,
+            patience_seconds=preference.patience_seconds,
+        )
+        return _accepted_later(found) if isinstance(found, Download) else _ok(found)
 
     return routes
 
@@ -95,6 +107,11 @@ def _ok(accepted: Accepted) -> Response:
         wire.accepted(accepted),
         headers={"Repr-Digest": f"sha-256=:{b64encode(accepted.sha256).decode()}:"},
     )
+
+
+def _accepted_later(download: Download) -> Response:
+    headers = {"Location": f"/v1/downloads/{download.id}", "Preference-Applied": "respond-async"}
+    return Response(status_code=202, headers=headers)
 
 
 class _Upload:
@@ -123,14 +140,26 @@ class _Upload:
                     await self._end()
                 else:
                     await self._take(event)
-        if self._submission is None or self._text("signedurl"):
+        if self._submission is None or self.signed_url:
             await self._judge()
+
+    @property
+    def signed_url(self) -> str:
+        """Where to get the file instead; empty if it came itself."""
+        return self._texts.get("signedurl", b"").decode(errors="replace").strip()
+
+    @property
+    def submission(self) -> Submission:
+        """What was read of the metadata; it was judged."""
+        if self._submission is None:
+            raise RuntimeError("an upload that was not judged has no submission")
+        return self._submission
 
     async def commit(self) -> Accepted:
         """Keeps what was read; it was judged, so both are there."""
-        if self._stage is None or self._submission is None:
+        if self._stage is None:
             raise RuntimeError("an upload that was not judged is not committed")
-        return await self._intake.commit(self._stage, self._submission)
+        return await self._intake.commit(self._stage, self.submission)
 
     async def _begin(self, part: Part) -> None:
         self._now, self._partial = part.name, bytearray()
@@ -143,7 +172,7 @@ class _Upload:
             self._file = wire.file_part(part.file_name or "")
             if "metadata" in self._texts:
                 await self._judge()
-            if self._file.allowed:
+            if self._file.allowed and not self.signed_url:
                 stage = self._intake.stage(self._file.extension)
                 self._stage = await self._stack.enter_async_context(stage)
 
@@ -170,12 +199,10 @@ class _Upload:
         What the file holds comes after all of it: `commit` refuses that.
         """
         self._submission = wire.read_submission(
-            self._texts.get("metadata"), self._file, self._text("signedurl")
+            self._texts.get("metadata"), self._file, self.signed_url
         )
-        await self._intake.check(self._submission, self._stage)
-
-    def _text(self, name: str) -> str:
-        return self._texts.get(name, b"").decode(errors="replace").strip()
+        if not self.signed_url:  # or else the download looks it up
+            await self._intake.check(self._submission, self._stage)
 
 
 _TEXTS = {"metadata": wire.MAX_METADATA_BYTES, "signedurl": MAX_URL_BYTES}
@@ -190,7 +217,22 @@ _METADATA = (
     "Required: FileName, whose extension is the file's, and UploadType."
 )
 
+_LATER: dict[str, Any] = {
+    "description": "Asked for by `Prefer: respond-async`: the file of `signedUrl` is being "
+    "downloaded, and `Location` says how that stands.",
+    "headers": {"Location": {"schema": {"type": "string"}}},
+}
+
 _REQUEST: dict[str, Any] = {
+    "parameters": [
+        {
+            "name": "Prefer",
+            "in": "header",
+            "required": False,
+            "schema": {"type": "string"},
+            "description": "With `signedUrl`: `respond-async`, and `wait=` seconds (RFC 7240).",
+        }
+    ],
     "requestBody": {
         "required": True,
         "content": {
@@ -212,12 +254,14 @@ _REQUEST: dict[str, Any] = {
                         },
                         "signedUrl": {
                             "type": "string",
-                            "description": "Where to get the file instead; empty means absent.",
+                            "description": "A signed https address (S3, Azure Blob, GCS or any "
+                            "server) from which the file is downloaded, in place of `file`; empty "
+                            "means absent.",
                         },
                     },
                 },
                 "encoding": {"metadata": {"contentType": "application/json"}},
             }
         },
-    }
+    },
 }

@@ -11,6 +11,7 @@ import math
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from urllib.parse import unquote
 from uuid import UUID
 
 from earmark.errors import Fault, Invalid, InvalidError, RefusedError, Why
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from datetime import datetime
 
-    from earmark.intake import Accepted
+    from earmark.model import Accepted
 
 MAX_METADATA_BYTES = 256 * 1024
 MAX_DEPTH = 16
@@ -64,8 +65,19 @@ SENTENCES: Mapping[Why, str] = {
         "Invalid Hierarchy Id/Code! You must either specify a valid hierarchy id/code from your "
         "organization or omit a hierarchy id/code entirely."
     ),
-    Why.SIGNED_URL: (
-        "Uploading by signed url is not available yet. You must upload the file itself."
+    Why.SIGNED_URL_OFF: (
+        "Uploading by signed url is not available here. You must upload the file itself."
+    ),
+    Why.SIGNED_URL_INVALID: "Invalid signed url. You must upload a valid https signed url.",
+    Why.SIGNED_URL_EXPIRED: (
+        "The signed url has expired. You must upload a signed url that is still valid."
+    ),
+    Why.SIGNED_URL_REFUSED: "Downloading from this signed url is not allowed.",
+    Why.SIGNED_URL_FAILED: "Unable to download the file from the signed url.",
+    Why.SIGNED_URL_TOO_SLOW: "Unable to download the file from the signed url in time.",
+    Why.SIGNED_URL_TOO_LARGE: "The file at the signed url is too large.",
+    Why.SIGNED_URL_INTERRUPTED: (
+        "The download from the signed url was interrupted. Please upload it again."
     ),
     Why.EMPTY_FILE: "You must upload a file that is not empty.",
     Why.NOT_MEDIA: "You must upload a file that holds audio or a chat archive.",
@@ -222,15 +234,15 @@ def read_submission(
     Args:
         metadata: the part as sent; None if there is none.
         file: None if there is none.
-        signed_url: used instead of the file, unless it is empty.
+        signed_url: used instead of the file, unless it is empty. Of it only the extension is
+            judged here, if it has one of the eight.
 
     Raises:
         RefusedError: every fault that the request itself shows.
     """
     faults: list[Fault] = []
     if signed_url:
-        faults.append(Fault(Why.SIGNED_URL, "signedUrl", "Send the file in the part file."))
-        file = None
+        file = url_part(signed_url)
     elif file is None or not file.allowed:
         faults.append(Fault(Why.NO_FILE, "file", f"Send a file whose name ends in {LISTED}."))
     if not metadata:
@@ -594,3 +606,10 @@ def _check_depth(text: str) -> None:
 def file_part(name: str) -> FilePart:
     """What a file part of this name is; only the extension matters."""
     return FilePart(extension(name.replace("\\", "/")))
+
+
+def url_part(signed_url: str) -> FilePart:
+    """What a file at this address would be; only the extension of its path matters."""
+    place = re.split(r"[?#]", signed_url, maxsplit=1)[0]
+    path = place.partition("://")[2].partition("/")[2]
+    return FilePart(extension(unquote(path)))

@@ -1,4 +1,4 @@
-"""How this service reaches others: addresses that its operator configured."""
+"""The way out to addresses that the operator configured."""
 
 from __future__ import annotations
 
