@@ -766,6 +766,7 @@ def test_every_operation_is_documented_with_the_statuses_that_it_has(app: App) -
         for operation in path.values()
     }
     assert statuses == {
+        "get_download": "200 401 403 404 429 503",
         "list_events": "200 400 401 403 429 503",
         "stream_events": "200 400 401 403 429 503",
         "list_interactions": "200 400 401 403 429 503",

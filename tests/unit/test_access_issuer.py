@@ -410,7 +410,10 @@ def test_before_anything_is_known_an_outage_is_told_and_our_own_tokens_count(
         {"document": lambda _: []},
         {"keys": {}},
     ],
-    ids=lambda spoiled: "-".join(spoiled),
+    ids=[
+        *("issuer", "scheme of keys", "address of keys", "no keys named"),
+        *("too long", "redirect", "fault", "a list", "no keys"),
+    ],
 )
 def test_documents_that_cannot_be_trusted_are_not(
     access: Access,
