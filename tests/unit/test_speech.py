@@ -66,10 +66,7 @@ def test_blocks_cover_each_channel_once_and_overlap_nowhere() -> None:
         assert mine[0].start == 0
         assert mine[-1].stop == sound.length
         assert all(a.stop == b.start for a, b in itertools.pairwise(mine))
-        assert all(
-            sounds.SHORTEST_BLOCK_SECONDS <= block.seconds <= sounds.LONGEST_BLOCK_SECONDS
-            for block in mine[:-1]
-        )
+        assert [block.seconds for block in mine] == [240, 240, 220]
     assert blocks == sorted(blocks, key=lambda block: block.start)
 
 
@@ -78,6 +75,31 @@ def test_a_block_is_cut_at_the_quietest_moment() -> None:
     samples[204 * RATE_HZ : 205 * RATE_HZ] *= 0.001
     first, _ = Sound(pcm(samples), 1).blocks()
     assert 204 <= first.seconds <= 205
+
+
+def test_of_quiet_moments_the_last_ends_a_block() -> None:
+    samples = tone(260)
+    for second in (190, 210, 250):
+        samples[second * RATE_HZ : (second + 1) * RATE_HZ] *= 0.001
+    first, _ = Sound(pcm(samples), 1).blocks()
+    assert 210 <= first.seconds <= 211
+
+
+def test_a_block_lasts_as_long_as_somebody_is_heard_in_it_for_four_minutes() -> None:
+    every_other = tone(900)
+    for second in range(1, 900, 2):
+        every_other[second * RATE_HZ : (second + 1) * RATE_HZ] *= 0.001
+    first, second = Sound(pcm(every_other), 1).blocks()
+    assert 470 <= first.seconds <= 480
+    assert first.seconds + second.seconds == 900
+
+
+def test_a_block_is_no_longer_than_eight_minutes_whatever_is_heard() -> None:
+    sound = Sound(pcm(tone(1000, 0.0001)), 1)
+    assert [block.seconds for block in sound.blocks()] == [480, 480, 40]
+    rare = tone(1000, 0.0001)
+    rare[400 * RATE_HZ : 410 * RATE_HZ] = tone(10)
+    assert max(block.seconds for block in Sound(pcm(rare), 1).blocks()) <= 480
 
 
 def test_a_short_recording_is_one_block() -> None:
@@ -96,8 +118,8 @@ def test_a_block_is_read_as_it_was_recorded() -> None:
     assert np.abs(read - right[RATE_HZ:]).max() < 1e-4
 
 
-def test_a_worker_that_dies_loses_five_minutes_of_one_channel_at_most() -> None:
-    assert sounds.LONGEST_BLOCK_SECONDS <= 300
+def test_a_worker_that_dies_loses_five_minutes_of_one_voice_at_most() -> None:
+    assert sounds.MOST_HEARD_SECONDS <= 300
 
 
 def test_silence_is_told_from_sound() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,19 +19,28 @@ if TYPE_CHECKING:
 
     from earmark.speech import Samples
 
-SHORTEST_BLOCK_SECONDS = 180
-LONGEST_BLOCK_SECONDS = 240
-"""A block is cut at the quietest moment between the two: long enough that the cuts cost little,
-short enough that a worker that dies has little to do again and that memory stays small."""
+LEAST_HEARD_SECONDS = 180
+MOST_HEARD_SECONDS = 240
+"""A block is cut in a quiet moment when somebody was heard in it for as long as this: so long that
+the cuts cost little, so short that a worker that dies has little to do again. Engines work for
+what is heard, and each block costs about half a window of 30 s more."""
 
-PAUSE_SECONDS = 0.3
-"""How long a moment is: that is about the pause between two sentences."""
+LONGEST_BLOCK_SECONDS = 480
+"""Whatever is heard in it: a block stands in memory."""
+
+_MOMENTS = 8
+"""In a second. Two are about as long as the pause between two sentences."""
+
+_MOMENT = RATE_HZ // _MOMENTS
 
 _EQUAL_SHARE = 1e-4
 """-40 dB: how much two channels may differ and still be one, stored twice with losses."""
 
 _SILENT_LEVEL = 1e-3
 """Full scale is 1; -60 dB, below the noise of any line that a person spoke on."""
+
+_HEARD_POWER = 1e-5
+"""-50 dB: no voice is quieter. Where the line is louder than that, all of it counts as heard."""
 
 _FULL_SCALE = 32768.0
 _SAMPLE_BYTES = 2
@@ -97,24 +107,24 @@ class Sound:
         return not samples.size or float(np.abs(samples).max()) < _SILENT_LEVEL
 
     def _blocks(self, channel: int) -> Iterator[Block]:
-        shortest, longest = (
-            seconds * RATE_HZ for seconds in (SHORTEST_BLOCK_SECONDS, LONGEST_BLOCK_SECONDS)
-        )
+        powers = self._powers[:, channel]
         start = 0
-        while self.length - start > longest:
-            cut = start + shortest + self._quietest(channel, start + shortest, start + longest)
-            yield Block(channel, start, cut)
-            start = cut
-        if start < self.length:
-            yield Block(channel, start, self.length)
+        while start < powers.size:
+            stop = start + _cut(powers[start:])
+            yield Block(channel, start * _MOMENT, min(stop * _MOMENT, self.length))
+            start = stop
 
-    def _quietest(self, channel: int, start: int, stop: int) -> int:
-        """The middle of the quietest moment in a stretch, from the beginning of the stretch."""
-        size = int(PAUSE_SECONDS * RATE_HZ)
-        samples = self.read(Block(channel, start, stop))
-        moments = samples[: samples.size // size * size].reshape(-1, size)
-        quietest = int(np.square(moments).mean(axis=1).argmin())
-        return quietest * size + size // 2
+    @cached_property
+    def _powers(self) -> NDArray[np.float32]:
+        """How loud each moment of each channel is; full scale is 1."""
+        step = _READ_SECONDS * RATE_HZ
+        found = []
+        for start in range(0, self.length, step):
+            samples = _scaled(self._read(start, min(start + step, self.length)))
+            short = -samples.shape[0] % _MOMENT
+            whole = np.pad(samples, ((0, short), (0, 0)))
+            found.append(np.square(whole.reshape(-1, _MOMENT, self._stored)).mean(axis=1))
+        return np.concatenate(found) if found else np.empty((0, self._stored), np.float32)
 
     def _is_one_channel(self) -> bool:
         """Whether all channels hold the same."""
@@ -130,6 +140,19 @@ class Sound:
         self._file.seek(start * self._frame_bytes)
         data = self._file.read((stop - start) * self._frame_bytes)
         return np.frombuffer(data, dtype="<i2").reshape(-1, self._stored)
+
+
+def _cut(powers: NDArray[np.float32]) -> int:
+    """After how many moments a block ends that begins with the first of these."""
+    heard = np.cumsum(powers > _HEARD_POWER)
+    most, least = (seconds * _MOMENTS for seconds in (MOST_HEARD_SECONDS, LEAST_HEARD_SECONDS))
+    stop = min(int(np.searchsorted(heard, most, "right")), LONGEST_BLOCK_SECONDS * _MOMENTS)
+    if stop >= powers.size:
+        return powers.size
+    first = min(int(np.searchsorted(heard, least)), stop * least // most)
+    pauses = np.maximum(powers[first:stop], powers[first + 1 : stop + 1])
+    # Of pauses that are about as quiet the last: the fuller the block, the fewer there are.
+    return first + int(np.flatnonzero(pauses <= 2 * pauses.min())[-1]) + 1
 
 
 def _scaled(samples: NDArray[Any]) -> Samples:
