@@ -170,10 +170,12 @@ class Downloads:
             found = await self._stages.run(self._begin, order, destination, fingerprint, promise)
             if found.id == order.id and not promise:
                 self._start(order)
-            elif promise:
+            elif promise and patience_seconds != 0:
                 await self._take_up()
             same = found.fingerprint == fingerprint
             ended = await self._end(found.id, intake, patience_seconds if same else None)
+            if promise and patience_seconds == 0:  # the answer is the promise, whatever follows
+                await self._take_up()
             if same and ended is not None:
                 return await self._outcome(ended, intake, submission)
             # The name was another upload's, or was freed at this very moment.
