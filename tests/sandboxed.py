@@ -10,11 +10,16 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from earmark.errors import MediaError
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 _PR_SET_NAME = 15  # linux/prctl.h
+
+_LINE = "a line of the file"
 
 Result = tuple[object, bytes]
 
@@ -35,7 +40,15 @@ def refuse(_file: BinaryIO) -> Result:
 
 
 def stumble(_file: BinaryIO) -> Result:
-    raise LookupError("a stone")
+    raise LookupError(_LINE)
+
+
+def break_off(_file: BinaryIO) -> tuple[object, Iterator[bytes]]:
+    def pieces() -> Iterator[bytes]:
+        yield b"begun"
+        raise LookupError(_LINE)
+
+    return None, pieces()
 
 
 def leave(_file: BinaryIO) -> Result:

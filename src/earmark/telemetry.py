@@ -8,12 +8,16 @@ from __future__ import annotations
 import logging
 import re
 import sys
+import textwrap
+import threading
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import structlog
 from typing_extensions import override
+
+from earmark.tracebacks import named, outline
 
 if TYPE_CHECKING:
     from collections.abc import MutableMapping
@@ -46,12 +50,14 @@ origin: ContextVar[Origin] = ContextVar("origin", default=Origin())  # noqa: B03
 """Of the present call. It is known at the edge and told in the journal; everything between would
 have to hand it on."""
 
-# What a terminal or a line-based reader would take for more than text.
-_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029]")
+# What a terminal or a line-based reader would take for more than text, and what turns its order.
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 
 
 def configure(*, log_format: str = "auto", level: str = "info") -> None:
     """Sends every log line, those of libraries too, to standard error.
+
+    What a thread or a finalizer leaves uncaught goes there too, as a line like the others.
 
     Args:
         log_format: "json", "text", or "auto": text on a terminal, else JSON.
@@ -63,7 +69,7 @@ def configure(*, log_format: str = "auto", level: str = "info") -> None:
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
-    last: list[Any] = [structlog.processors.format_exc_info, redact]
+    last: list[Any] = [_outlined, redact, *([_indented] if text else [])]
     last.append(
         structlog.dev.ConsoleRenderer(colors=False)
         if text
@@ -78,10 +84,11 @@ def configure(*, log_format: str = "auto", level: str = "info") -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=shared,
+            foreign_pre_chain=[*shared, _first_line],
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last],
         ),
     )
+    handler.addFilter(_name_errors)
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
@@ -90,6 +97,53 @@ def configure(*, log_format: str = "auto", level: str = "info") -> None:
     # These tell of every request's headers, in which a credential may stand.
     for name in ("httpcore", "httpcore2"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    threading.excepthook = _uncaught
+    sys.unraisablehook = _uncaught
+
+
+def _uncaught(left: Any) -> None:
+    """What a thread or a finalizer raised, which the interpreter would print with its message."""
+    if left.exc_value is not None:
+        structlog.get_logger("earmark").error("uncaught", exc_info=left.exc_value)
+
+
+def _outlined(
+    _logger: Any, _method: str, event: MutableMapping[str, Any]
+) -> MutableMapping[str, Any]:
+    """The traceback of the error at hand, without messages that others wrote."""
+    error = event.pop("exc_info", None)
+    if error is True:
+        error = sys.exc_info()
+    if isinstance(error, tuple):
+        error = error[1]
+    if isinstance(error, BaseException):
+        event["exception"] = outline(error)
+    return event
+
+
+def _indented(
+    _logger: Any, _method: str, event: MutableMapping[str, Any]
+) -> MutableMapping[str, Any]:
+    """In text a traceback has lines of its own: none of them begins like a fact."""
+    if "exception" in event:
+        event["exception"] = textwrap.indent(event["exception"], "    ", lambda _line: True)
+    return event
+
+
+def _first_line(
+    _logger: Any, _method: str, event: MutableMapping[str, Any]
+) -> MutableMapping[str, Any]:
+    """Of what a library says: what follows, as asyncio has it, may be how an object looks."""
+    event["event"] = str(event["event"]).partition("\n")[0]
+    return event
+
+
+def _name_errors(record: logging.LogRecord) -> bool:
+    """Lets a library say which error it met, and not what that error quotes."""
+    if isinstance(record.args, tuple):
+        told = (named(one) if isinstance(one, BaseException) else one for one in record.args)
+        record.args = tuple(told)
+    return True
 
 
 def redact(
@@ -103,12 +157,12 @@ def _clean(key: str, value: Any) -> Any:
     if key.lower() in _SECRET_KEYS:
         return "[redacted]"
     if isinstance(value, dict):
-        return {str(inner): _clean(str(inner), one) for inner, one in value.items()}
+        return {visible(str(inner)): _clean(str(inner), one) for inner, one in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
         return [_clean("", one) for one in value]
     if value is None or isinstance(value, bool | int | float):
         return value
-    text = str(value)
+    text = named(value) if isinstance(value, BaseException) else str(value)
     for pattern, replacement in _SECRET_TEXT:
         text = pattern.sub(replacement, text)
     if key == "exception":  # the lines of a traceback

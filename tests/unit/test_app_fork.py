@@ -16,9 +16,11 @@ from serving import alive, until
 # A process of its own is the parent: this one may have threads.
 PARENT = """
 import json, os, signal, sys, time
+from earmark import telemetry
 from earmark.app import fork
 from earmark.app.lifeline import Lifeline
 
+telemetry.configure()
 lifeline = Lifeline()
 
 def start(main):
@@ -54,6 +56,21 @@ def fail(): raise ValueError
 tell(returns=status(lambda: None), leaves=status(leave), fails=status(fail))
 """
     assert told(script) == {"returns": 0, "leaves": 3, "fails": 1}
+
+
+def test_what_it_dies_of_is_one_line_without_the_message():
+    script = """
+def fail(): raise ValueError(" ".join(["a", "name"]))
+start(fail).join()
+tell()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", PARENT + script], capture_output=True, text=True, check=True
+    )
+    (line,) = map(json.loads, done.stderr.splitlines())
+    assert line["event"] == "process failed"
+    assert line["exception"].endswith("\nValueError")
+    assert "a name" not in done.stderr
 
 
 def test_it_is_asked_to_end_from_its_first_moment():

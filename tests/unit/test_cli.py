@@ -498,3 +498,16 @@ def test_what_a_retry_leaves_alone_is_counted(earmark, recordings, monkeypatch):
     monkeypatch.setattr(retrying, "retry", lambda *_, **__: left)
     ended = earmark("retry", "--org", "First")
     assert ended.out == "1 are processed once more.\n2 left as they are: processing.\n"
+
+
+def test_a_fault_of_ours_is_told_by_its_place_and_quotes_nothing(earmark, monkeypatch):
+    def stumble(*_: object, **__: object) -> None:
+        int("Ana")
+
+    monkeypatch.setattr(cli, "_parts", stumble)
+    ended = earmark("client", "list")
+    assert ended.status == 1
+    assert ended.err.startswith("earmark: this is a fault of Earmark; please report it.\n")
+    assert "in stumble\n" in ended.err
+    assert ended.err.endswith("ValueError\n")
+    assert "literal" not in ended.err

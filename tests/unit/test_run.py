@@ -102,7 +102,7 @@ def test_without_a_command_it_says_which_there_are(arguments, status):
     command = [sys.executable, SCRIPT, *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == status
-    for name in ("demo", "test", "check", "bench"):
+    for name in ("demo", "test", "check", "bench", "audit"):
         assert f"./run {name}" in done.stdout
 
 
@@ -313,6 +313,11 @@ def test_bench_runs_the_named_ones(script, project, ran):
     (project / "bench" / "upload.py").touch()
     assert script.bench(["upload"]) == 0
     assert ran == [("python", "bench/upload.py")]
+
+
+def test_audit_looks_at_what_is_locked(script, ran):
+    assert script.main(["audit", "licences"]) == 0
+    assert ran == [("python", "tools/audit.py", "licences")]
 
 
 def test_bench_hands_options_on(script, project, ran):

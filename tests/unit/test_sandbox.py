@@ -85,8 +85,15 @@ def test_a_media_error_comes_through_with_code_and_message(media: Path) -> None:
 
 
 def test_any_other_error_names_its_place_in_the_child(media: Path) -> None:
-    with pytest.raises(sandbox.ChildFailedError, match=r"(?s)in stumble.*LookupError: a stone"):
+    with pytest.raises(sandbox.ChildFailedError, match=r"(?s)in stumble.*LookupError$") as caught:
         run("stumble", media)
+    assert "a line of the file" not in str(caught.value)
+
+
+def test_an_answer_that_breaks_off_names_its_place_and_quotes_nothing(media: Path) -> None:
+    with pytest.raises(sandbox.ChildFailedError, match=r"(?s)in pieces.*LookupError$") as caught:
+        run("break_off", media)
+    assert "a line of the file" not in str(caught.value)
 
 
 def test_a_child_that_answers_nothing_is_an_error_with_its_last_words(media: Path) -> None:

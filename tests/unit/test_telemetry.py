@@ -6,12 +6,14 @@ import json
 import logging
 import subprocess
 import sys
+import threading
 from typing import Any
 
 import pytest
 import structlog
 
 from earmark import telemetry
+from earmark.errors import UnavailableError
 
 
 @pytest.fixture
@@ -19,7 +21,9 @@ def configured():
     """Leaves logging as it was."""
     root = logging.getLogger()
     before, level = list(root.handlers), root.level
+    hooks = threading.excepthook, sys.unraisablehook
     yield telemetry.configure
+    threading.excepthook, sys.unraisablehook = hooks
     root.handlers[:] = before
     root.setLevel(level)
     logging.getLogger("alembic").setLevel(logging.NOTSET)
@@ -99,7 +103,10 @@ def test_secrets_go_by_the_name_they_stand_under_however_deep(key):
 )
 def test_secrets_go_by_their_form(text, left):
     assert redacted(event=text) == {"event": left}
-    assert redacted(cause=ValueError(text)) == {"cause": left}
+    assert redacted(cause=ValueError(text)) == {"cause": "ValueError"}
+    assert redacted(cause=UnavailableError(text)) == {
+        "cause": f"earmark.errors.UnavailableError: {left}"
+    }
 
 
 def test_nothing_in_a_line_can_forge_another_or_command_a_terminal():
@@ -136,3 +143,65 @@ def test_nothing_is_set_up_by_importing():
     script = "import logging, earmark.telemetry; print(logging.getLogger().handlers)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True)
     assert done.stdout == b"[]\n"
+
+
+def test_a_traceback_quotes_nobody(configured, capsys):
+    configured(log_format="json")
+    name = "Ana"
+    try:
+        int(name)
+    except ValueError:
+        structlog.get_logger().exception("failed")
+        logging.getLogger("library").exception("also failed")
+    ours, theirs = (json.loads(line)["exception"] for line in lines(capsys))
+    assert ours.splitlines()[-1] == theirs.splitlines()[-1] == "ValueError"
+    assert "Ana" not in ours.replace('name = "Ana"', "") + theirs
+
+
+def test_what_a_library_says_of_errors_and_objects_is_cut_short(configured, capsys):
+    configured(log_format="json")
+    log = logging.getLogger("library")
+    log.warning("lost: %s, %d", ValueError("Ana"), 7)
+    log.warning("never retrieved\nfuture: <Task exception=ValueError('Ana')>")
+    log.warning("%(error)s", {"error": "by name"})
+    events = [json.loads(line)["event"] for line in lines(capsys)]
+    assert events == ["lost: ValueError, 7", "never retrieved", "by name"]
+
+
+def test_in_text_no_line_of_a_traceback_begins_like_a_fact(configured, capsys):
+    configured(log_format="text")
+    error = UnavailableError("away\n2026-01-01 [info] forged")
+    structlog.get_logger().error("failed", exc_info=error)
+    fact, *rest = lines(capsys)
+    assert "failed" in fact
+    assert rest
+    assert all(line.startswith("    ") for line in rest)
+
+
+def test_what_threads_and_finalizers_leave_is_a_line(configured, capsys):
+    configured(log_format="json")
+    thread = threading.Thread(target=lambda: int("Ana"))
+    thread.start()
+    thread.join()
+
+    class Left:
+        def __del__(self):
+            int("Ana")
+
+    Left()
+    threading.excepthook(threading.ExceptHookArgs((ValueError, None, None, None)))
+    first, second = map(json.loads, lines(capsys))
+    for told in (first, second):
+        assert told["event"] == "uncaught"
+        assert told["exception"].endswith("ValueError")
+        assert "literal" not in told["exception"]
+
+
+def test_keys_and_the_turning_of_text_are_disarmed_too():
+    assert redacted(facts={"a\n\u202eb": "\u2066c"}) == {"facts": {"a\\u000a\\u202eb": "\\u2066c"}}
+
+
+def test_an_exc_info_without_an_error_tells_none(configured, capsys):
+    configured(log_format="json")
+    structlog.get_logger().info("said", exc_info=True)
+    assert "exception" not in json.loads(lines(capsys)[0])

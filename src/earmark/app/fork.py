@@ -13,11 +13,15 @@ import signal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import structlog
+
 if TYPE_CHECKING:
     from collections.abc import Callable
     from multiprocessing.process import BaseProcess
 
     from earmark.app.lifeline import Lifeline
+
+log = structlog.get_logger("earmark.serve")
 
 ENDING = (signal.SIGTERM, signal.SIGINT)
 """The signals that ask a process to end."""
@@ -50,4 +54,8 @@ def _begin(name: str, main: Callable[[], None], lifeline: Lifeline) -> None:
     with contextlib.suppress(OSError):  # there is no such file but on Linux
         Path("/proc/self/comm").write_text(name, encoding="ascii")
     lifeline.hold()
-    main()
+    try:
+        main()
+    except Exception:  # the edge of this process, which would print the message too
+        log.exception("process failed")
+        raise SystemExit(1) from None

@@ -99,6 +99,13 @@ def main() -> None:
     except EarmarkError as error:
         typer.echo(f"earmark: {_sentence(error)}", err=True)
         sys.exit(1)
+    except Exception as error:  # noqa: BLE001 - the edge of this process
+        from earmark.tracebacks import outline
+
+        typer.echo(
+            f"earmark: this is a fault of Earmark; please report it.\n{outline(error)}", err=True
+        )
+        sys.exit(1)
     finally:
         origin.reset(before)
 

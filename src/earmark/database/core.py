@@ -240,6 +240,7 @@ def _engine(url: str) -> sa.Engine:
             pool_size=POOL_SIZE,
             max_overflow=0,
             pool_pre_ping=True,
+            hide_parameters=True,  # or an error would tell the values of the row
             connect_args={
                 "connect_timeout": 5,
                 "application_name": "earmark",
@@ -258,6 +259,7 @@ def _sqlite(path: Path) -> sa.Engine:
         sa.URL.create("sqlite", database=str(path)),
         pool_size=POOL_SIZE,
         max_overflow=0,
+        hide_parameters=True,  # or an error would tell the values of the row
         connect_args={"timeout": BUSY_SECONDS, "check_same_thread": False},
     )
 

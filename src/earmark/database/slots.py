@@ -112,6 +112,7 @@ class ServerSlots(Slots):
             database.engine.url,
             poolclass=sa.NullPool,
             isolation_level="AUTOCOMMIT",
+            hide_parameters=True,  # or an error would tell the values of the row
             connect_args={
                 "connect_timeout": 5,
                 "application_name": "earmark-slot",

@@ -19,7 +19,6 @@ import signal
 import socket
 import struct
 import sys
-import traceback
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -55,6 +54,7 @@ def main() -> None:
         os.dup2(2, 1)  # a stray print of a library must not mix with the answer
         limit(order["memory_bytes"], order["cpu_seconds"])
         sys.path += order["folders"]
+        sys.excepthook = _complain
         if sys.platform == "linux":
             _raise_walls(order)
         answer.writelines(_call(order["function"], order["arguments"]))
@@ -102,6 +102,7 @@ def attempt(_file: BinaryIO, *, path: str, port: int, parent: int) -> tuple[list
 
 def _call(function: str, arguments: dict[str, Any]) -> Iterable[bytes]:
     from earmark.errors import MediaError  # noqa: PLC0415 - its folder is known only now
+    from earmark.tracebacks import outline  # noqa: PLC0415
 
     try:
         file = os.fdopen(0, "rb", buffering=0, closefd=False)
@@ -113,8 +114,15 @@ def _call(function: str, arguments: dict[str, Any]) -> Iterable[bytes]:
         return (_line("media_error", [error.code, error.message]),)
     except MemoryError:
         return (_OUT_OF_MEMORY,)
-    except Exception:  # noqa: BLE001 - the edge of this process: the parent raises it again
-        return (_line("error", traceback.format_exc(limit=-8)),)
+    except Exception as error:  # noqa: BLE001 - the edge of this process: the parent raises it again
+        return (_line("error", outline(error, frames=8)),)
+
+
+def _complain(_kind: type[BaseException], error: BaseException, _traceback: object) -> None:
+    """What broke off an answer, without its message: that may quote the file."""
+    from earmark.tracebacks import outline  # noqa: PLC0415 - its folder is known only now
+
+    sys.stderr.write(outline(error, frames=8))
 
 
 def _line(kind: str, value: object) -> bytes:

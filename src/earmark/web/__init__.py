@@ -54,12 +54,13 @@ class Heart:
 
 class _App(FastAPI):
     caseless_paths: Sequence[str] = ()
+    own_paths: Sequence[str] = ()
 
     @override
     def build_middleware_stack(self) -> ASGIApp:
         """As FastAPI, with the request's context around all of it, failures included."""
         stack = CaselessPaths(super().build_middleware_stack(), self.caseless_paths)
-        return RequestContext(stack)
+        return RequestContext(stack, self.own_paths)
 
     @override
     def openapi(self) -> dict[str, Any]:
@@ -112,7 +113,9 @@ def create_app(heart: Heart) -> FastAPI:
     for router in (*published, *own):
         app.include_router(router)
     app.caseless_paths = [route.path for route in _routes(published)]
-    errors.install(app, wire.refusal, _routes((*published, *own)))
+    routes = _routes((*published, *own))
+    app.own_paths = [*(route.path for route in routes), str(app.openapi_url)]
+    errors.install(app, wire.refusal, routes)
     return app
 
 

@@ -12,8 +12,11 @@ import structlog
 from starlette.datastructures import Headers, MutableHeaders
 
 from earmark import telemetry
+from earmark.web.routing import ToldPaths
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 DRAIN_BYTES = 16 * 1024 * 1024
@@ -36,8 +39,10 @@ class RequestContext:
     is sent before the body was read whole closes the connection.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, paths: Iterable[str] = ()) -> None:
+        """`paths` are those of the routes: nothing else of a request's path is logged."""
         self._app = app
+        self._paths = ToldPaths(paths)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See ASGI."""
@@ -56,7 +61,7 @@ class RequestContext:
                 log.info(
                     "request",
                     method=scope["method"],
-                    path=scope["path"],
+                    path=self._paths.told(scope["path"]),
                     status=request.status,
                     milliseconds=round((time.perf_counter() - request.began) * 1000, 1),
                 )

@@ -180,7 +180,7 @@ def install(
 
     async def earmark_error(request: Request, error: Any) -> Response:
         if isinstance(error, errors.ServiceError):
-            log.warning("request failed", error=str(error), cause=repr(error.__cause__))
+            log.warning("request failed", error=str(error), cause=error.__cause__)
         upload = isinstance(error, errors.RefusedError)
         return respond(request, refusal(error) if upload else describe(error))
 

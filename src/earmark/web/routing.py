@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -34,6 +35,36 @@ class CaselessPaths:
                 path = "/".join(self._spelling.get(word.lower(), word) for word in words)
                 scope = {**scope, "path": path, "raw_path": path.encode()}
         await self._app(scope, receive, send)
+
+
+class ToldPaths:
+    """Paths as a log may tell them: the words of our routes and ids; `*` for all else.
+
+    What a caller writes into a path may be anything: a name, a token, a file's name.
+    """
+
+    _ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE | re.ASCII)
+
+    def __init__(self, paths: Iterable[str]) -> None:
+        """Learns the words from the routes' own paths."""
+        split = [path.split("/") for path in paths]
+        self._longest = max(map(len, split), default=0)
+        words = {word.lower() for each in split for word in each}
+        self._whole = {word for word in words if "{" not in word}
+        begun = (word.partition("{")[0] for word in words - self._whole)
+        self._begun = tuple(word for word in begun if word)
+
+    def told(self, path: str) -> str:
+        """The path of a request, as it may stand in a log."""
+        words = path.split("/")
+        if len(words) > self._longest:
+            return "/*"
+        return "/".join(map(self._word, words))
+
+    def _word(self, word: str) -> str:
+        if word.lower() in self._whole or self._ID.fullmatch(word):
+            return word
+        return next((begun for begun in self._begun if word.lower().startswith(begun)), "") + "*"
 
 
 def methods_of(path: str, routes: Iterable[Route]) -> list[str]:
