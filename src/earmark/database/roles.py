@@ -54,20 +54,24 @@ def grant(scope: Scope, role: str) -> None:
     """
     if role == name(scope):
         return
-    quoted = scope.connection.dialect.identifier_preparer.quote
     if scope.row(_ROLE.bindparams(role=role)) is None:
-        mend = f"make it by CREATE ROLE {quoted(role)} LOGIN, and run this again."
+        mend = f"make it by CREATE ROLE {_quoted(role)} LOGIN, and run this again."
         raise SettingsError(f'The database server has no role "{role}"; {mend}')
-    schema = quoted(str(scope.connection.execute(sa.text("SELECT current_schema()")).scalar()))
-    to = quoted(role)
+    schema = _quoted(str(scope.connection.execute(sa.text("SELECT current_schema()")).scalar()))
+    to = _quoted(role)
     scope.run(_statement(f"GRANT USAGE ON SCHEMA {schema} TO {to}"))
     for table in (*metadata.tables, VERSION_TABLE):
-        place = f"{schema}.{quoted(table)}"
+        place = f"{schema}.{_quoted(table)}"
         scope.run(_statement(f"REVOKE ALL ON {place} FROM {to}"))
         scope.run(_statement(f"GRANT {', '.join(rights(table))} ON {place} TO {to}"))
     for sequence in _sequences():
-        scope.run(_statement(f"REVOKE ALL ON SEQUENCE {schema}.{quoted(sequence)} FROM {to}"))
-        scope.run(_statement(f"GRANT USAGE ON SEQUENCE {schema}.{quoted(sequence)} TO {to}"))
+        scope.run(_statement(f"REVOKE ALL ON SEQUENCE {schema}.{_quoted(sequence)} FROM {to}"))
+        scope.run(_statement(f"GRANT USAGE ON SEQUENCE {schema}.{_quoted(sequence)} TO {to}"))
+
+
+def _quoted(identifier: str) -> str:
+    # The dialect's own way doubles percent signs, which the statement does once more.
+    return '"{}"'.format(identifier.replace('"', '""'))
 
 
 def _statement(words: str) -> sa.TextClause:
