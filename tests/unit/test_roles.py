@@ -16,6 +16,7 @@ from earmark.config import Settings
 from earmark.database import Database, Scope, migrate, roles, tables
 from earmark.errors import SettingsError
 from earmark.model import new_id, now
+from processing import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -440,6 +441,10 @@ def test_an_owner_may_serve_where_a_setting_says_so(postgres_server, empty, sett
         ("CREATE ROLE {x} NOINHERIT IN ROLE {owner}", "owns the tables or their schema"),
         ("CREATE ROLE {x}; ALTER SCHEMA public OWNER TO {x}", "owns the tables or their schema"),
         ("CREATE ROLE {x}; ALTER TABLE rate OWNER TO {x}", "owns the tables or their schema"),
+        (
+            "CREATE ROLE {y}; CREATE ROLE {x} NOINHERIT IN ROLE {y}; ALTER TABLE rate OWNER TO {y}",
+            "owns the tables or their schema",
+        ),
         ("CREATE ROLE {x} IN ROLE pg_write_all_data", "may change or remove audit rows"),
         ("CREATE ROLE {x}; GRANT TRUNCATE ON audit_seal TO {x}", "may change or remove audit"),
     ],
@@ -466,6 +471,14 @@ def superuser(postgres_server: Server, database: Database) -> Iterator[Database]
         pytest.skip("the server that was given names no superuser, whom this needs")
     with closing(Database(url)) as opened:
         yield opened
+    wait_until(lambda: not _is_here(database, "postgres"), 60)  # or it could not be dropped
+
+
+def _is_here(database: Database, role: str) -> bool:
+    """Whether a role has a connection to the database, or one that is about to end."""
+    with database.read(None) as scope:
+        asked = "SELECT FROM pg_stat_activity WHERE datname = current_database() AND usename = :r"
+        return scope.row(sa.text(asked).bindparams(r=role)) is not None
 
 
 def test_a_role_of_any_name_gets_its_rights(superuser):
