@@ -33,6 +33,8 @@ ANSWER = {
 }
 
 
+pytestmark = pytest.mark.usefixtures("plain_log")
+
 SPOKEN = RECORDING.read_bytes()[:50_000]
 """Three seconds in which somebody speaks: nothing else is sent to a server."""
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import sqlalchemy as sa
+from structlog.testing import CapturingLogger
 
 from contract.forms import WAV, body, file_part, meta, metadata_part, part
 from contract.serving import Service
@@ -816,9 +817,10 @@ def test_a_database_that_is_away_is_waited_for_and_told_once(
     service: Service,
     caller: Caller,
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
 ):
     real, tries = downloads.any_unfinished, []
+    log = CapturingLogger()
+    monkeypatch.setattr(downloading_module, "log", log)
 
     def away(scope: Any) -> bool:
         tries.append(1)
@@ -834,7 +836,7 @@ def test_a_database_that_is_away_is_waited_for_and_told_once(
             return await ended(caller, await promised(caller, at("file.wav")))
 
     assert service.runner.run(story())["status"] == "received"
-    assert capsys.readouterr().out.count("download.waits") == 1
+    assert [call.args for call in log.calls].count(("download.waits",)) == 1
 
 
 # Secrets.
