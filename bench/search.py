@@ -129,8 +129,8 @@ def main() -> None:
     if given.only != "sqlite":
         cluster = Cluster()
         try:
-            server = Server(cluster.url)
-            measure(Database(server.url(server.create())), given.transcripts)
+            server = Server(*cluster.urls)
+            measure(Database(server.owner_url(server.create())), given.transcripts)
             server.close()
         finally:
             cluster.stop()

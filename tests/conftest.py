@@ -16,10 +16,10 @@ import structlog
 from earmark.database import Database, tables
 from earmark.database.migrate import upgrade
 from earmark.model import Grant, Principal, new_id, now
-from postgres import URL_VARIABLE, Cluster, PostgresError, Server
+from postgres import APP_URL_VARIABLE, URL_VARIABLE, Cluster, PostgresError, Server
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from uuid import UUID
 
 _CLUSTER = pytest.StashKey[Cluster]()
@@ -70,7 +70,7 @@ def _keep_files_in_memory() -> None:
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: Any) -> None:
     """Starts PostgreSQL before the first worker process of pytest-xdist and tells it to each."""
-    node.workerinput["postgres_url"] = _server_url(node.config)
+    node.workerinput["postgres_urls"] = _server_urls(node.config)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
@@ -80,26 +80,28 @@ def pytest_unconfigure(config: pytest.Config) -> None:
         cluster.stop()
 
 
-def _server_url(config: pytest.Config) -> str:
-    """The server of this run; started on the first call unless one is given."""
+def _server_urls(config: pytest.Config) -> tuple[str, ...]:
+    """The server of this run, as `Server` wants it; started on the first call unless one is given.
+
+    Of one that is given no superuser is known.
+    """
     given = os.environ.get(URL_VARIABLE)
     if given:
-        return given
+        return given, os.environ.get(APP_URL_VARIABLE, "")
     if hasattr(config, "workerinput"):
-        url: str = config.workerinput["postgres_url"]
-        return url
+        return tuple(config.workerinput["postgres_urls"])
     if _CLUSTER not in config.stash:
         try:
             config.stash[_CLUSTER] = Cluster()
         except PostgresError as error:
             pytest.exit(str(error), returncode=pytest.ExitCode.USAGE_ERROR)
-    return config.stash[_CLUSTER].url
+    return config.stash[_CLUSTER].urls
 
 
-def _upgrade(url: str) -> None:
+def _upgrade(url: str, *, app_role: str = "") -> None:
     """Makes the newest schema in an empty database."""
     database = Database(url)
-    upgrade(database)
+    upgrade(database, app_role=app_role)
     database.close()
 
 
@@ -107,7 +109,7 @@ def _upgrade(url: str) -> None:
 def postgres_server(request: pytest.FixtureRequest) -> Iterator[Server]:
     """The PostgreSQL on which databases can be made."""
     try:
-        server = Server(_server_url(request.config))
+        server = Server(*_server_urls(request.config))
     except PostgresError as error:
         pytest.exit(str(error), returncode=pytest.ExitCode.USAGE_ERROR)
     yield server
@@ -118,7 +120,7 @@ def postgres_server(request: pytest.FixtureRequest) -> Iterator[Server]:
 def postgres_template(postgres_server: Server) -> Iterator[str]:
     """The name of an empty PostgreSQL database with the schema, to be copied."""
     name = postgres_server.create()
-    _upgrade(postgres_server.url(name))
+    _upgrade(postgres_server.owner_url(name), app_role=postgres_server.app_role)
     yield name
     postgres_server.drop(name)
 
@@ -141,10 +143,30 @@ def sqlite_url(sqlite_template: Path, tmp_path: Path) -> str:
 
 @pytest.fixture
 def postgres_url(postgres_server: Server, postgres_template: str) -> Iterator[str]:
-    """The URL of an empty PostgreSQL database with the schema, for this test alone."""
+    """The URL of an empty PostgreSQL database with the schema, for this test alone.
+
+    The role owns nothing; see `owner_of`.
+    """
     name = postgres_server.create(postgres_template)
     yield postgres_server.url(name)
     postgres_server.drop(name)
+
+
+@pytest.fixture
+def owner_of(request: pytest.FixtureRequest) -> Iterator[Callable[[Database], Database]]:
+    """The same database under the role that owns its tables; on SQLite everybody does."""
+    opened: list[Database] = []
+
+    def open_owned(database: Database) -> Database:
+        if database.is_sqlite:
+            return database
+        server: Server = request.getfixturevalue("postgres_server")
+        opened.append(Database(server.owner_url(str(database.engine.url.database))))
+        return opened[-1]
+
+    yield open_owned
+    for database in opened:
+        database.close()
 
 
 @pytest.fixture(scope="session")
@@ -163,6 +185,16 @@ def shared_postgres(postgres_server: Server, postgres_template: str) -> Iterator
     yield database
     database.close()
     postgres_server.drop(name)
+
+
+@pytest.fixture(scope="session")
+def shared_postgres_owner(
+    postgres_server: Server, shared_postgres: Database
+) -> Iterator[Database]:
+    """The same under the role that owns its tables, which may empty all of them."""
+    database = Database(postgres_server.owner_url(str(shared_postgres.engine.url.database)))
+    yield database
+    database.close()
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -197,7 +229,7 @@ def database(request: pytest.FixtureRequest, database_kind: str) -> Iterator[Dat
         yield database
     else:
         database = request.getfixturevalue("shared_postgres")
-        _empty(database)
+        _empty(request.getfixturevalue("shared_postgres_owner"))
         yield database
 
 

@@ -1,7 +1,7 @@
 """A PostgreSQL server for the tests: the one given, or one of our own for this run.
 
 Databases are made and dropped on it under a role that is no superuser, since row-level security
-never binds one.
+never binds one. What is tested has another role, which owns nothing, as installations have it.
 """
 
 from __future__ import annotations
@@ -23,14 +23,16 @@ import sqlalchemy as sa
 from psycopg import sql
 
 URL_VARIABLE = "EARMARK_TEST_DATABASE_URL"
-ROLE = "earmark"
+APP_URL_VARIABLE = "EARMARK_TEST_DATABASE_APP_URL"
+ROLE, APP_ROLE = "earmark_owner", "earmark"
 START_SECONDS = 30
 
 MISSING = (
     "The tests need PostgreSQL 15 or later. Install it:\n"
     "    sudo apt-get install -y postgresql\n"
     f"or name a server in {URL_VARIABLE}=postgresql://role:password@host/postgres "
-    "(a role with CREATEDB that is no superuser)."
+    "(a role with CREATEDB and pg_signal_backend that is no superuser)\n"
+    f"and {APP_URL_VARIABLE}, the same with a role that has no rights yet."
 )
 
 
@@ -42,11 +44,15 @@ class Server:
     """A running server on which the tests may make databases.
 
     Args:
-        url: of a database to connect to while making others.
+        url: of a database to connect to while making others, with the role that will own them.
+        app_url: the same with the role of what is tested, which owns nothing.
+        superuser_url: the same with a superuser; "" if there is none to be had.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, app_url: str, superuser_url: str = "") -> None:
         self._url = sa.make_url(url)
+        self._app_url = sa.make_url(app_url)
+        self._superuser_url = sa.make_url(superuser_url) if superuser_url else None
         self._admin = psycopg.connect(url, autocommit=True)
         row = self._admin.execute(
             "SELECT rolsuper, rolcreatedb FROM pg_roles WHERE rolname = current_user"
@@ -67,9 +73,29 @@ class Server:
         statement = sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)")
         self._admin.execute(statement.format(sql.Identifier(name)))
 
+    @property
+    def app_role(self) -> str:
+        """The role of what is tested."""
+        return str(self._app_url.username)
+
+    @property
+    def owner_role(self) -> str:
+        """The role that owns the tables."""
+        return str(self._url.username)
+
     def url(self, name: str) -> str:
-        """The URL of a database, password included."""
+        """The URL of a database for what is tested, password included."""
+        return self._app_url.set(database=name).render_as_string(hide_password=False)
+
+    def owner_url(self, name: str) -> str:
+        """The same for the owner of the tables."""
         return self._url.set(database=name).render_as_string(hide_password=False)
+
+    def superuser_url(self, name: str) -> str | None:
+        """The same for a superuser; None if there is none to be had."""
+        if self._superuser_url is None:
+            return None
+        return self._superuser_url.set(database=name).render_as_string(hide_password=False)
 
     def close(self) -> None:
         """Leaves the server."""
@@ -80,7 +106,7 @@ class Cluster:
     """Our own server in a private folder, gone with `stop` or with the process that made it.
 
     Nothing in it outlives the run, so it does not wait for the disk. Over TCP it takes only the
-    tests' role; its superuser is reached through the private folder's socket alone.
+    tests' roles; its superuser is reached through the private folder's socket alone.
     """
 
     def __init__(self) -> None:
@@ -92,7 +118,7 @@ class Cluster:
         if self._user:
             shutil.chown(self._folder, "postgres")
         try:
-            self.url = self._start()
+            self.urls = self._start()
         except BaseException:
             self.stop()
             raise
@@ -105,18 +131,22 @@ class Cluster:
             self._process = None
         shutil.rmtree(self._folder, ignore_errors=True)
 
-    def _start(self) -> str:
+    def _start(self) -> tuple[str, str, str]:
         # ICU, as installations have it: their order of text is not that of its bytes.
         locale = ["--locale-provider=icu", "--icu-locale=en-US", "--locale=C", "-E", "UTF8"]
         data = self._folder / "data"
         self._run("initdb", "-D", str(data), "-U", "postgres", "--no-sync", *locale)
         (data / "pg_hba.conf").write_text(
-            f"local all postgres trust\nhost all {ROLE} 127.0.0.1/32 trust\n"
+            f"local all postgres trust\nhost all {ROLE},{APP_ROLE} 127.0.0.1/32 trust\n"
         )
         port = self._serve(data)
         with psycopg.connect(host=str(self._folder), port=port, user="postgres") as connection:
             connection.execute(f"CREATE ROLE {ROLE} LOGIN CREATEDB NOSUPERUSER")
-        return f"postgresql://{ROLE}@127.0.0.1:{port}/postgres"
+            connection.execute(f"GRANT pg_signal_backend TO {ROLE}")
+            connection.execute(f"CREATE ROLE {APP_ROLE} LOGIN NOSUPERUSER")
+        made = f"@127.0.0.1:{port}/postgres"
+        superuser = f"postgresql://postgres@/postgres?host={self._folder}&port={port}"
+        return f"postgresql://{ROLE}{made}", f"postgresql://{APP_ROLE}{made}", superuser
 
     def _serve(self, data: Path) -> int:
         for _ in range(5):  # another process may take the free port first

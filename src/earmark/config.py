@@ -103,6 +103,18 @@ class Settings(BaseSettings):
         description="Database: `sqlite:///path`, percent-encoded, or "
         "`postgresql://user@host/name`. Empty means `earmark.sqlite3` in the data folder.",
     )
+    database_owner_url: str = Field(
+        default="",
+        description="The same database as `postgresql://owner@host/name`, under the role that "
+        "owns the tables; for `earmark database upgrade` alone, like its `--url`. It then lets "
+        "the role of `EARMARK_DATABASE_URL` use them. Empty means one role for all.",
+    )
+    database_allow_owner: bool = Field(
+        default=False,
+        description="Whether `serve` and `worker` start under a PostgreSQL role that row-level "
+        "security does not hold for sure: a superuser, one with BYPASSRLS, or the owner of the "
+        "tables.",
+    )
     storage_url: str = Field(
         default="",
         description="Where recordings live: `file:/path`. Empty means `storage` in the data "

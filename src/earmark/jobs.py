@@ -62,10 +62,16 @@ class State(Enum):
     ENDED = "ended"
 
 
-def migrate(database_url: str) -> None:
-    """Makes or upgrades the engine's tables; on SQLite a starting worker does that itself."""
+def migrate(database_url: str, *, app_role: str = "") -> None:
+    """Makes or upgrades the engine's tables; on SQLite a starting worker does that itself.
+
+    Args:
+        database_url: on PostgreSQL, under the role that owns the tables or is to own them.
+        app_role: on PostgreSQL, the role that workers have, when it is another.
+    """
     _quieten()
-    DBOS.migrate(_url(database_url).render_as_string(hide_password=False))
+    address = _url(database_url).render_as_string(hide_password=False)
+    DBOS.migrate(address, application_role=app_role or None)
 
 
 class Engine:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import shutil
 from typing import TYPE_CHECKING
 
 import pytest
 
-from earmark.app.parts import Parts
 from earmark.app.worker_process import upgrade
 from earmark.config import Settings
-from serving import SECRET_KEY, Server, serving
+from serving import Server, serving
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -24,7 +22,7 @@ if TYPE_CHECKING:
 def sqlite_served(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data folder as an upgrade leaves it, the engine's tables included."""
     data = tmp_path_factory.mktemp("served") / "template"
-    _upgrade(Settings(data=data))
+    upgrade(Settings(data=data))
     return data
 
 
@@ -37,15 +35,13 @@ def postgres_served(
     """The name of an upgraded PostgreSQL database, the engine's schema included."""
     name = postgres_server.create(postgres_template)
     data = tmp_path_factory.mktemp("served") / "template"
-    url = postgres_server.url(name)
-    _upgrade(Settings(data=data, database_url=url, secret_key=SECRET_KEY))
+    urls = {
+        "database_url": postgres_server.url(name),
+        "database_owner_url": postgres_server.owner_url(name),
+    }
+    upgrade(Settings(data=data, **urls))
     yield name
     postgres_server.drop(name)
-
-
-def _upgrade(settings: Settings) -> None:
-    with contextlib.closing(Parts(settings)) as parts:
-        upgrade(parts)
 
 
 @pytest.fixture(scope="module", params=["sqlite", "postgresql"])

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import json
 import re
+from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 
 from earmark.app.parts import Parts
 from serving import RECORDING, Server, run, until
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from earmark.database import Database
 
 PROMISED_SECONDS = 5.0
 
@@ -19,7 +25,9 @@ def earmark(server: Server, *words: str) -> tuple[int, str]:
     return ended.returncode, ended.stdout
 
 
-def test_what_is_done_is_listed_sealed_and_verified_and_a_change_is_found(server: Server) -> None:
+def test_what_is_done_is_listed_sealed_and_verified_and_a_change_is_found(
+    server: Server, owner_of: Callable[[Database], Database]
+) -> None:
     caller = server.caller("Clinic")
     sent = caller.upload("audited.wav", RECORDING.read_bytes())
     id_ = sent.json()["id"]
@@ -44,7 +52,7 @@ def test_what_is_done_is_listed_sealed_and_verified_and_a_change_is_found(server
     status, out = earmark(server, "audit", "verify", "--head", head.strip())
     assert (status, out) == (0, f"ok    {head.partition(':')[0]} rows are as they were sealed.\n")
     assert json.loads((server.data / "audit-head.json").read_text())["head"] == head.strip()
-    with parts.database.write(None) as scope:
+    with owner_of(parts.database).write(None) as scope:
         if parts.database.is_sqlite:
             scope.run(sa.text("DROP TRIGGER audit_no_update"))
         else:

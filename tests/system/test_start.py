@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import socket
 import ssl
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from commands import Ended, runner
+from earmark.database import Database
 from serving import RECORDING, SECRET_KEY, Server, free_port, run, serving, until
 
 if TYPE_CHECKING:
@@ -79,6 +81,17 @@ def test_a_postgresql_that_was_not_upgraded_is_refused(refusal, postgres_server,
     finally:
         postgres_server.drop(name)
     assert "`earmark database upgrade`" in sentence
+
+
+def test_a_postgresql_role_that_owns_the_tables_is_refused(
+    refusal, postgres_url, owner_of, tmp_path
+):
+    with closing(Database(postgres_url)) as database:
+        owner_url = owner_of(database).engine.url.render_as_string(hide_password=False)
+    url = owner_url.replace("+psycopg", "")
+    sentence = refusal(data=tmp_path, database_url=url, secret_key=SECRET_KEY)
+    assert "owns the tables" in sentence
+    assert "EARMARK_DATABASE_ALLOW_OWNER=true" in sentence
 
 
 def test_a_postgresql_without_a_secret_key_is_refused(refusal, postgres_url, tmp_path):

@@ -67,7 +67,8 @@ def test_downloads_stay_within_their_walls(
         "EARMARK_AZURITE": program,
         "EARMARK_AZURITE_MISSING": why_not,
     }
-    environment.pop("EARMARK_TEST_DATABASE_URL", None)  # it is outside
+    for name in ("EARMARK_TEST_DATABASE_URL", "EARMARK_TEST_DATABASE_APP_URL"):
+        environment.pop(name, None)  # it is outside
     environment.pop("PYTEST_XDIST_WORKER", None)
     pytest_ = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/walled"]
     done = subprocess.run(

@@ -31,9 +31,8 @@ def postgres_engine_template(postgres_server: Server, postgres_template: str) ->
     from earmark import jobs
 
     name = postgres_server.create(postgres_template)
-    url = postgres_server.url(name)
-    jobs.migrate(url)
-    _run_once(url)
+    jobs.migrate(postgres_server.owner_url(name), app_role=postgres_server.app_role)
+    _run_once(postgres_server.url(name))
     yield name
     postgres_server.drop(name)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -13,7 +14,7 @@ from earmark.app import doctor
 from earmark.app.parts import Parts
 from earmark.app.secret import FILE_NAME
 from earmark.config import Settings
-from earmark.database import workers
+from earmark.database import Database, workers
 from earmark.model import now
 from earmark.storage.local import LocalStore
 
@@ -152,6 +153,33 @@ def test_postgresql_is_looked_into_as_well(postgres_url, tmp_path, monkeypatch):
     found = findings(tmp_path)
     assert found["database"].words.startswith("PostgreSQL")
     assert found["secret key"].words == "given by EARMARK_SECRET_KEY"
+
+
+def test_the_role_on_postgresql_is_judged(
+    postgres_server, postgres_template, tmp_path, monkeypatch
+):
+    name = postgres_server.create(postgres_template)
+    monkeypatch.setenv("EARMARK_SECRET_KEY", SECRET_KEY)
+    try:
+        monkeypatch.setenv("EARMARK_DATABASE_URL", postgres_server.url(name))
+        role = findings(tmp_path)["database role"]
+        assert (role.state, role.mend) == ("ok", "")
+        monkeypatch.setenv("EARMARK_DATABASE_URL", postgres_server.owner_url(name))
+        role = findings(tmp_path)["database role"]
+        assert role.state == "fail"
+        assert "owns the tables" in role.words
+        assert "docs/security.md" in role.mend
+        monkeypatch.setenv("EARMARK_DATABASE_ALLOW_OWNER", "true")
+        assert findings(tmp_path)["database role"].state == "warn"
+        owner = Database(postgres_server.owner_url(name))
+        with closing(owner), owner.write(None) as scope:
+            scope.run(sa.text(f"REVOKE INSERT ON audit FROM {postgres_server.app_role}"))
+        monkeypatch.setenv("EARMARK_DATABASE_URL", postgres_server.url(name))
+        found = findings(tmp_path)
+        assert found["database"].state == "fail"
+        assert "not all rights on audit;" in found["database"].words
+    finally:
+        postgres_server.drop(name)
 
 
 def test_a_postgresql_without_tables_is_told(postgres_server, tmp_path, monkeypatch):

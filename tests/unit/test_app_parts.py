@@ -75,8 +75,8 @@ def test_the_public_address_is_the_issuer_where_one_is_set(parts, tmp_path):
 
 
 @pytest.mark.parametrize("database_kind", ["postgresql"], indirect=True)
-def test_postgresql_is_not_upgraded_on_the_way(parts):
-    with parts.database.write(None) as scope:
+def test_postgresql_is_not_upgraded_on_the_way(parts, owner_of):
+    with owner_of(parts.database).write(None) as scope:
         scope.run(sa.text("UPDATE alembic_version SET version_num = 'older'"))
     with pytest.raises(SettingsError, match="run `earmark database upgrade` first"):
         parts.prepare()
@@ -129,8 +129,8 @@ def test_an_answer_is_repeated_for_a_while_and_then_asked_anew(parts, monkeypatc
     assert parts.readiness()["storage"] == "unavailable"
 
 
-def test_tables_of_another_version_are_told(parts):
-    with parts.database.write(None) as scope:
+def test_tables_of_another_version_are_told(parts, owner_of):
+    with owner_of(parts.database).write(None) as scope:
         scope.run(sa.text("UPDATE alembic_version SET version_num = 'older'"))
     assert parts.readiness() == {
         "database": "ok",

@@ -7,7 +7,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import pytest
 import sqlalchemy as sa
@@ -23,7 +23,8 @@ from earmark.model import new_id, now
 from earmark.telemetry import Origin
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
     from pathlib import Path
     from uuid import UUID
 
@@ -48,9 +49,25 @@ def tell(database: Database, organization: UUID | None, count: int = 1, **facts:
             journal.record(scope, **told)
 
 
-@contextmanager
-def meddling(database: Database) -> Iterator[Scope]:
+Meddling: TypeAlias = "Callable[[], AbstractContextManager[Scope]]"
+
+
+@pytest.fixture
+def meddling(database: Database, owner_of: Callable[[Database], Database]) -> Meddling:
     """A transaction of somebody who owns the tables, and takes the protection away first."""
+    return lambda: unprotected(owner_of(database))
+
+
+@pytest.fixture
+def owned(
+    database: Database, owner_of: Callable[[Database], Database]
+) -> tuple[Database, Database]:
+    """The database, and the same under the role that owns its tables."""
+    return database, owner_of(database)
+
+
+@contextmanager
+def unprotected(database: Database) -> Iterator[Scope]:
     names = ("audit", "audit_seal")
     with database.write(None) as scope:
         if scope.is_postgresql:
@@ -217,15 +234,21 @@ def test_a_read_that_cannot_be_told_fails_for_all_who_waited_and_the_next_is_tol
     "statement", ["UPDATE {} SET {} = 7", "DELETE FROM {}", "TRUNCATE {} CASCADE"]
 )
 def test_what_is_written_can_be_neither_changed_nor_removed(
-    database: Database, organization: UUID, trail_of: Audit, table: str, statement: str
+    owned: tuple[Database, Database],
+    organization: UUID,
+    trail_of: Audit,
+    table: str,
+    statement: str,
 ) -> None:
+    """On PostgreSQL not even by the owner; that the service's role may not is told elsewhere."""
+    database, owner = owned
     if database.is_sqlite and statement.startswith("TRUNCATE"):
         return  # SQLite knows none
     tell(database, organization)
     trail_of.seal()
     column = {"audit": "subject", "audit_seal": "number"}[table]
     refused = pytest.raises(sa.exc.DatabaseError, match=f"{table} is append only")
-    with refused, database.write(None) as scope:
+    with refused, owner.write(None) as scope:
         scope.run(sa.text(statement.format(table, column)))
     assert faults(trail_of) == []
     assert len([*trail_of.rows(None)]) == 1
@@ -279,33 +302,37 @@ def test_rows_that_wait_too_long_are_told(database: Database, organization: UUID
     ids=lambda change: next(iter(change)),
 )
 def test_a_changed_row_is_found_and_named(
-    database: Database, organization: UUID, trail_of: Audit, change: dict[str, Any]
+    database: Database,
+    organization: UUID,
+    trail_of: Audit,
+    change: dict[str, Any],
+    meddling: Meddling,
 ) -> None:
     tell(database, organization, 5)
     trail_of.seal()
     middle = [*trail_of.rows(None)][2].sequence
-    with meddling(database) as scope:
+    with meddling() as scope:
         scope.run(sa.update(audit).where(audit.c.sequence == middle).values(**change))
     assert faults(trail_of) == [f"Row {middle}, sealed as 3, or its seal was changed."]
 
 
 def test_a_removed_row_is_found_and_named(
-    database: Database, organization: UUID, trail_of: Audit
+    database: Database, organization: UUID, trail_of: Audit, meddling: Meddling
 ) -> None:
     tell(database, organization, 5)
     trail_of.seal()
     second = [*trail_of.rows(None)][1].sequence
-    with meddling(database) as scope:
+    with meddling() as scope:
         scope.run(sa.delete(audit).where(audit.c.sequence == second))
     assert faults(trail_of) == [f"Row {second}, sealed as 2, is missing."]
 
 
 def test_rows_removed_with_their_seals_are_found(
-    database: Database, organization: UUID, trail_of: Audit
+    database: Database, organization: UUID, trail_of: Audit, meddling: Meddling
 ) -> None:
     tell(database, organization, 6)
     trail_of.seal()
-    with meddling(database) as scope:
+    with meddling() as scope:
         gone = sa.select(audit_seal.c.sequence).where(audit_seal.c.number.in_([3, 4]))
         scope.run(sa.delete(audit).where(audit.c.sequence.in_(gone)))
         scope.run(sa.delete(audit_seal).where(audit_seal.c.number.in_([3, 4])))
@@ -313,12 +340,12 @@ def test_rows_removed_with_their_seals_are_found(
 
 
 def test_rows_exchanged_with_each_other_are_found(
-    database: Database, organization: UUID, trail_of: Audit
+    database: Database, organization: UUID, trail_of: Audit, meddling: Meddling
 ) -> None:
     tell(database, organization, 4)
     trail_of.seal()
     first, second = [row.sequence for row in [*trail_of.rows(None)][:2]]
-    with meddling(database) as scope:
+    with meddling() as scope:
         for number, sequence in ((1, -1), (2, first), (1, second)):
             scope.run(
                 sa.update(audit_seal)
@@ -329,11 +356,11 @@ def test_rows_exchanged_with_each_other_are_found(
 
 
 def test_a_cut_end_is_found_and_nothing_is_sealed_over_it(
-    database: Database, organization: UUID, trail_of: Audit
+    database: Database, organization: UUID, trail_of: Audit, meddling: Meddling
 ) -> None:
     tell(database, organization, 5)
     trail_of.seal()
-    with meddling(database) as scope:
+    with meddling() as scope:
         cut(scope, 3)
     told = ["The end is missing: the head tells of seal 5, the last one is 3."]
     assert faults(trail_of)[:1] == told
@@ -344,11 +371,11 @@ def test_a_cut_end_is_found_and_nothing_is_sealed_over_it(
 
 
 def test_a_cut_end_with_a_head_made_to_fit_is_found_by_the_key(
-    database: Database, organization: UUID, trail_of: Audit
+    database: Database, organization: UUID, trail_of: Audit, meddling: Meddling
 ) -> None:
     tell(database, organization, 5)
     trail_of.seal()
-    with meddling(database) as scope:
+    with meddling() as scope:
         cut(scope, 3)
         last = trail.seal_at(scope, 3)
         assert last is not None
@@ -362,7 +389,7 @@ def test_a_cut_end_with_a_head_made_to_fit_is_found_by_the_key(
 
 @pytest.mark.parametrize("kept", ["by the operator", "beside the worker"])
 def test_a_cut_end_with_an_old_head_put_back_is_found_by_what_was_kept_elsewhere(
-    database: Database, organization: UUID, tmp_path: Path, kept: str
+    database: Database, organization: UUID, tmp_path: Path, kept: str, meddling: Meddling
 ) -> None:
     beside = kept == "beside the worker"
     trail_of = Audit(database, key=KEY, folder=tmp_path / "new" if beside else None)
@@ -372,7 +399,7 @@ def test_a_cut_end_with_an_old_head_put_back_is_found_by_what_was_kept_elsewhere
     tell(database, organization, 2)
     trail_of.seal()
     anchor = None if beside else trail_of.head()
-    with meddling(database) as scope:
+    with meddling() as scope:
         cut(scope, 3)
         scope.run(sa.update(audit_head).values(**old))
     found = ["The end is missing: the kept head tells of seal 5."]
@@ -388,12 +415,12 @@ def test_a_cut_end_with_an_old_head_put_back_is_found_by_what_was_kept_elsewhere
 
 
 def test_a_trail_begun_anew_is_found_by_the_head_beside_the_worker(
-    database: Database, organization: UUID, tmp_path: Path
+    database: Database, organization: UUID, tmp_path: Path, meddling: Meddling
 ) -> None:
     trail_of = Audit(database, key=KEY, folder=tmp_path)
     tell(database, organization, 3)
     trail_of.seal()
-    with meddling(database) as scope:
+    with meddling() as scope:
         for table in (audit_seal, audit_head):
             scope.run(sa.delete(table))
     assert faults(trail_of) == ["The end is missing: the kept head tells of seal 3."]
@@ -401,10 +428,12 @@ def test_a_trail_begun_anew_is_found_by_the_head_beside_the_worker(
         trail_of.seal()
 
 
-def test_a_missing_head_is_found(database: Database, organization: UUID, trail_of: Audit) -> None:
+def test_a_missing_head_is_found(
+    database: Database, organization: UUID, trail_of: Audit, meddling: Meddling
+) -> None:
     tell(database, organization, 3)
     trail_of.seal()
-    with meddling(database) as scope:
+    with meddling() as scope:
         scope.run(sa.delete(audit_head))
     assert faults(trail_of) == ["The head is gone or old: it tells of seal 0, the last one is 3."]
     tell(database, organization)
@@ -413,11 +442,11 @@ def test_a_missing_head_is_found(database: Database, organization: UUID, trail_o
 
 
 def test_each_seal_covers_the_one_before(
-    database: Database, organization: UUID, trail_of: Audit
+    database: Database, organization: UUID, trail_of: Audit, meddling: Meddling
 ) -> None:
     tell(database, organization, 4)
     trail_of.seal()
-    with meddling(database) as scope:
+    with meddling() as scope:
         second = audit_seal.c.number == 2
         scope.run(sa.update(audit_seal).where(second).values(hash=b"x" * 32))
     first, *others = faults(trail_of)
@@ -426,11 +455,11 @@ def test_each_seal_covers_the_one_before(
 
 
 def test_a_changed_last_seal_is_found(
-    database: Database, organization: UUID, trail_of: Audit
+    database: Database, organization: UUID, trail_of: Audit, meddling: Meddling
 ) -> None:
     tell(database, organization, 3)
     trail_of.seal()
-    with meddling(database) as scope:
+    with meddling() as scope:
         last = audit_seal.c.number == 3
         scope.run(sa.update(audit_seal).where(last).values(hash=b"x" * 32))
     assert faults(trail_of)[-1] == "Seal 3 is not the one that the head tells of."
@@ -652,7 +681,7 @@ def first_url(kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> str:
         server = request.getfixturevalue("postgres_server")
         name = server.create()
         request.addfinalizer(lambda: server.drop(name))
-        url = server.url(name)
+        url = server.owner_url(name)
     database = Database(url)
     config = Config()
     config.set_main_option("script_location", str(migrate._SCRIPTS))

@@ -345,7 +345,7 @@ def test_doctor_fails_only_if_something_does(earmark, monkeypatch):
 
 def test_upgrading_makes_our_tables_and_the_engines(postgres_server, earmark, monkeypatch):
     name = postgres_server.create()
-    monkeypatch.setenv("EARMARK_DATABASE_URL", postgres_server.url(name))
+    monkeypatch.setenv("EARMARK_DATABASE_URL", postgres_server.owner_url(name))
     monkeypatch.setenv("EARMARK_SECRET_KEY", SECRET_KEY)
     try:
         refused = earmark("client", "list")

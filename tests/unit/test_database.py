@@ -311,7 +311,7 @@ def test_upgrading_makes_everything_once(database_kind, tmp_path, request):
         server = request.getfixturevalue("postgres_server")
         name = server.create()
         request.addfinalizer(lambda: server.drop(name))
-        url = server.url(name)
+        url = server.owner_url(name)
     one, other = Database(url), Database(url)
     assert not migrate.is_current(one)
     failures = []
@@ -341,7 +341,7 @@ def test_what_was_received_before_waits_came_is_due_at_once(database_kind, tmp_p
         server = request.getfixturevalue("postgres_server")
         name = server.create()
         request.addfinalizer(lambda: server.drop(name))
-        url = server.url(name)
+        url = server.owner_url(name)
     database = Database(url)
     config = Config()
     config.set_main_option("script_location", str(migrate._SCRIPTS))

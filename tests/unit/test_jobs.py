@@ -21,6 +21,8 @@ from processing import hasten, wait_until
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from postgres import Server
+
 
 class Work:
     """What jobs do here: note their arguments, and wait while `hold` is set."""
@@ -276,9 +278,11 @@ def test_a_worker_makes_no_tables_on_postgresql(postgres_url: str) -> None:
     database.dispose()
 
 
-def test_upgrading_twice_is_upgrading_once(postgres_url: str) -> None:
-    jobs.migrate(postgres_url)
-    jobs.migrate(postgres_url)
+def test_upgrading_twice_is_upgrading_once(postgres_server: Server) -> None:
+    name = postgres_server.create()
+    for _ in range(2):
+        jobs.migrate(postgres_server.owner_url(name), app_role=postgres_server.app_role)
+    postgres_server.drop(name)
 
 
 def test_a_database_that_is_away_is_named_as_that(unused_port: int) -> None:

@@ -502,7 +502,7 @@ def old_url(database_kind: str, request: pytest.FixtureRequest, tmp_path: Path) 
         return
     server = request.getfixturevalue("postgres_server")
     name = server.create()
-    yield _first_tables(server.url(name))
+    yield _first_tables(server.owner_url(name))
     server.drop(name)
 
 

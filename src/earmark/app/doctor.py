@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from earmark import config, sandbox, speech
-from earmark.app.parts import Parts, speech_options
+from earmark.app.parts import Parts, check_rights, speech_options
 from earmark.app.secret import FILE_NAME
-from earmark.database import migrate, workers
+from earmark.database import migrate, roles, workers
 from earmark.errors import EarmarkError, SettingsError
 from earmark.model import now
 
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from earmark.config import Settings
 
 GIBIBYTE = 1024**3
+
+UPGRADE = "Run `earmark database upgrade`."
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +80,8 @@ def _kept(parts: Parts) -> Iterator[Finding]:
     yield database
     yield _storage(parts)
     if database.state == "ok":
+        if not parts.settings.on_sqlite:
+            yield _role(parts)
         yield _secret(parts, parts.settings)
         yield _worker(parts)
 
@@ -90,15 +94,28 @@ def _file(parts: Parts) -> Path:
 def _database(parts: Parts) -> Finding:
     kind = "SQLite" if parts.settings.on_sqlite else "PostgreSQL"
     try:
+        if not parts.settings.on_sqlite:
+            check_rights(parts.database)
         current = migrate.is_current(parts.database)
+    except SettingsError as error:
+        return Finding("fail", "database", f"{kind}: {error}", UPGRADE)
     except EarmarkError as error:
         mend = "Check EARMARK_DATABASE_URL, and that the database runs."
         return Finding("fail", "database", f"{kind}: {error}", mend)
     if not current:
-        return Finding(
-            "fail", "database", f"{kind}, not of this version", "Run `earmark database upgrade`."
-        )
+        return Finding("fail", "database", f"{kind}, not of this version", UPGRADE)
     return Finding("ok", "database", f"{kind}, of this version")
+
+
+def _role(parts: Parts) -> Finding:
+    with parts.database.read(None) as scope:
+        reasons, role = roles.beyond_walls(scope), roles.name(scope)
+    if not reasons:
+        return Finding("ok", "database role", f"{role}, held by row-level security")
+    allowed = parts.settings.database_allow_owner
+    words = f"{role} {' and '.join(reasons)}"
+    mend = "Work under a role that owns nothing; docs/security.md tells how."
+    return Finding("warn" if allowed else "fail", "database role", words, mend)
 
 
 def _storage(parts: Parts) -> Finding:

@@ -14,7 +14,7 @@ from earmark.access.credentials import derive
 from earmark.access.seal import Seal
 from earmark.app.secret import secret_key
 from earmark.audit import Audit
-from earmark.database import Database, migrate, workers
+from earmark.database import Database, migrate, roles, workers
 from earmark.directory import Directory
 from earmark.errors import EarmarkError, SettingsError, UnavailableError
 from earmark.intake import Downloading, Intake, Limits
@@ -34,6 +34,11 @@ INTAKE_THREADS = 8
 
 READINESS_SECONDS = 2.0
 """How long an answer about readiness is repeated: anybody may ask, and asking writes a file."""
+
+OTHER_ROLE = (
+    "name one that owns nothing in EARMARK_DATABASE_URL and run `earmark database upgrade` with "
+    "the owner's --url, or set EARMARK_DATABASE_ALLOW_OWNER=true (docs/security.md)."
+)
 
 
 class Parts:
@@ -133,21 +138,55 @@ class Parts:
         and its operator decides when.
 
         Raises:
-            SettingsError: the database is not of this version.
+            SettingsError: the database is not of this version, or its role lacks rights.
             UnavailableError: database or storage cannot be reached.
         """
         if self.settings.on_sqlite:
             migrate.upgrade(self.database)
-        elif not migrate.is_current(self.database):
-            raise SettingsError(
-                "The database is not of this version; run `earmark database upgrade` first.",
-            )
+        else:
+            check_rights(self.database)
+            if not migrate.is_current(self.database):
+                raise SettingsError(
+                    "The database is not of this version; run `earmark database upgrade` first.",
+                )
         self.store.check()
+
+    def check_role(self) -> None:
+        """Refuses to serve under a PostgreSQL role that row-level security does not hold.
+
+        Raises:
+            SettingsError: it is such a role, and no setting allows it.
+            UnavailableError: the database cannot be reached.
+        """
+        if self.settings.on_sqlite or self.settings.database_allow_owner:
+            return
+        with self.database.read(None) as scope:
+            reasons, role = roles.beyond_walls(scope), roles.name(scope)
+        if reasons:
+            raise SettingsError(
+                f'The database role "{role}" {" and ".join(reasons)}; {OTHER_ROLE}'
+            )
 
     def close(self) -> None:
         """Closes the database's connections, if any was opened."""
         if "database" in vars(self):
             self.database.close()
+
+
+def check_rights(database: Database) -> None:
+    """Sees to it that the role of a PostgreSQL database has the rights that it needs.
+
+    Raises:
+        SettingsError: it lacks some.
+        UnavailableError: the database cannot be reached.
+    """
+    with database.read(None) as scope:
+        missing, role = roles.missing_for_service(scope), roles.name(scope)
+    if missing:
+        raise SettingsError(
+            f'The database role "{role}" has not all rights on {", ".join(missing)}; '
+            "run `earmark database upgrade` with the owner's --url first."
+        )
 
 
 def make_data_folder(settings: Settings) -> None:

@@ -34,6 +34,7 @@ def serve(settings: Settings, listen: Listen) -> None:
     check_listen(settings, listen)
     with closing(Parts(settings, issuer=listen.address)) as parts:
         parts.prepare()
+        parts.check_role()
         parts.access.check()
         walls(settings)  # a wrong setting ends the start, not each web process
     with bind(listen) as bound, closing(Lifeline()) as lifeline:

@@ -148,12 +148,11 @@ def _user() -> str:
 
 
 @contextmanager
-def _parts(data: Path | None, *, prepared: bool = True) -> Iterator[Parts]:
+def _parts(data: Path | None) -> Iterator[Parts]:
     from earmark.app.parts import Parts
 
     with closing(Parts(_settings(data))) as parts:
-        if prepared:
-            parts.prepare()
+        parts.prepare()
         yield parts
 
 
@@ -198,12 +197,23 @@ def worker(data: Data = None) -> None:
 
 
 @database_app.command("upgrade")
-def database_upgrade(data: Data = None) -> None:
+def database_upgrade(
+    url: Annotated[
+        str,
+        typer.Option(
+            help="The database's URL with the role that owns the tables, where the service has "
+            "another. [EARMARK_DATABASE_OWNER_URL]"
+        ),
+    ] = "",
+    app_role: Annotated[
+        str, typer.Option(help="That of the service, if EARMARK_DATABASE_URL does not name it.")
+    ] = "",
+    data: Data = None,
+) -> None:
     """Bring the database to this version. PostgreSQL is upgraded by this command only."""
     from earmark.app.worker_process import upgrade
 
-    with _parts(data, prepared=False) as parts:
-        upgrade(parts)
+    upgrade(_settings(data), owner_url=url, app_role=app_role)
     typer.echo("The database is of this version.")
 
 
