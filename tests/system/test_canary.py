@@ -22,6 +22,7 @@ from commands import runner
 from contract.forms import CONTENT_TYPE, body, metadata_part, part, raw_part
 from earmark.app.parts import Parts
 from earmark.cli import app as commands
+from earmark.database import Database
 from earmark.web import Heart, create_app
 from serving import RECORDING, SECRET_KEY, Caller, Server, serving, until
 
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 
     import httpx
     from fastapi import FastAPI
+
+    from postgres import Server as PostgresServer
 
 NAME, LAST = f"{WORD} Ana", f"{WORD} Example"
 MAIL = f"{WORD}@example.org"
@@ -165,7 +168,8 @@ def scene(request: pytest.FixtureRequest, new_server: Callable[..., Server]) -> 
         drive(made)
         token_requests(made)
         uploads_refused(made)
-        shattered(made)
+        with closing(owned(parts.database, request)) as database:
+            shattered(made, database)
         raw_requests(made)
         made.watch.stop()
         parts.close()
@@ -319,21 +323,29 @@ def uploads_refused(scene: Scene) -> None:
     scene.ask(scene.caller, "POST", "/Media/Upload", content=b"", headers=wrong)
 
 
-def shattered(scene: Scene) -> None:
+def owned(database: Database, request: pytest.FixtureRequest) -> Database:
+    """The same database for the role that owns its tables."""
+    url = database.engine.url
+    if database.is_sqlite:
+        return Database(url.render_as_string(hide_password=False))
+    server: PostgresServer = request.getfixturevalue("postgres_server")
+    return Database(server.owner_url(str(url.database)))
+
+
+def shattered(scene: Scene, database: Database) -> None:
     """Parts that fail with personal values in their errors: web, database, worker."""
     found = scene.ask(
         scene.caller, "GET", "/v1/interactions", params={"q": f"{SHATTER} {WORD} {PHONE}"}
     )
     assert found.status_code == 500
-    with closing(Parts(scene.server.settled())) as parts:
-        broken = (
-            "CREATE TRIGGER broken BEFORE INSERT ON agent WHEN NEW.last_name LIKE '%shatter%'"
-            " BEGIN SELECT RAISE(ABORT, 'broken'); END"
-            if parts.database.is_sqlite
-            else "ALTER TABLE agent ADD CONSTRAINT broken CHECK (last_name NOT LIKE '%shatter%')"
-        )
-        with parts.database.write(None) as scope:
-            scope.run(sa.text(broken))
+    broken = (
+        "CREATE TRIGGER broken BEFORE INSERT ON agent WHEN NEW.last_name LIKE '%shatter%'"
+        " BEGIN SELECT RAISE(ABORT, 'broken'); END"
+        if database.is_sqlite
+        else "ALTER TABLE agent ADD CONSTRAINT broken CHECK (last_name NOT LIKE '%shatter%')"
+    )
+    with database.write(None) as scope:
+        scope.run(sa.text(broken))
     agent = {"firstName": NAME, "lastName": f"{SHATTER} {LAST}", "agentEmail": MAIL}
     assert scene.ask(scene.caller, "POST", "/Agent", json=agent).status_code == 500
     archive = zipped({f"{WORD}.json": SHATTERING_CHAT})
