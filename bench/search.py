@@ -1,10 +1,11 @@
 """How long a search takes among a million transcripts, on both databases.
 
-    ./run bench search [TRANSCRIPTS] [--only sqlite|postgresql]
+    ./run bench search [TRANSCRIPTS] [--only sqlite|postgresql] [--keep FOLDER]
 
 Each transcript has 200 words whose frequencies are like those of a language. The first half comes
 in no order, as when an archive is imported; the second by date, as calls do. They go into the
-index by the code that workers run. Everything is removed at the end.
+index by the code that workers run. Everything is removed at the end, unless it is to be kept: the
+next run with the same folder finds it filled.
 """
 
 from __future__ import annotations
@@ -115,34 +116,45 @@ def main() -> None:
     asked = argparse.ArgumentParser(description=__doc__)
     asked.add_argument("transcripts", type=int, nargs="?", default=TRANSCRIPTS)
     asked.add_argument("--only", choices=["sqlite", "postgresql"])
+    asked.add_argument("--keep", type=Path, metavar="FOLDER")
     given = asked.parse_args()
     if given.transcripts < TRANSCRIPTS:
         print(f"SCALED DOWN: {given.transcripts:,} transcripts instead of {TRANSCRIPTS:,}.")
-    _demand_disk(given.transcripts)
+    folder = given.keep or Path(tempfile.mkdtemp(prefix="earmark-bench-"))
+    folder.mkdir(parents=True, exist_ok=True)
+    folder.chmod(0o755)  # the server runs as somebody else
+    _demand_disk(folder, given.transcripts)
     print(f"load average at the start: {os.getloadavg()[0]:.1f} on {os.cpu_count()} processors")
-    if given.only != "postgresql":
-        folder = Path(tempfile.mkdtemp(prefix="earmark-bench-"))
-        try:
+    try:
+        if given.only != "postgresql":
             measure(Database(f"sqlite:///{folder}/earmark.sqlite3"), given.transcripts)
-        finally:
+        if given.only != "sqlite":
+            _measure_postgresql(folder / "postgresql", given.transcripts)
+    finally:
+        if given.keep is None:
             shutil.rmtree(folder)
-    if given.only != "sqlite":
-        cluster = Cluster()
-        try:
-            server = Server(*cluster.urls)
-            measure(Database(server.owner_url(server.create())), given.transcripts)
-            server.close()
-        finally:
-            cluster.stop()
 
 
-def _demand_disk(count: int) -> None:
+def _measure_postgresql(folder: Path, count: int) -> None:
+    cluster = Cluster(folder, {"shared_buffers": "1GB"})
+    try:
+        server = Server(*cluster.urls)
+        name = folder / "name"
+        if not name.exists():
+            name.write_text(server.create())
+        measure(Database(server.owner_url(name.read_text())), count)
+        server.close()
+    finally:
+        cluster.stop()
+
+
+def _demand_disk(folder: Path, count: int) -> None:
     needed = count * BYTES_PER_TRANSCRIPT
-    free = shutil.disk_usage(tempfile.gettempdir()).free
-    if free < needed * 1.2:
+    free = shutil.disk_usage(folder).free
+    if free < needed * 1.2 and not any(folder.iterdir()):
         sys.exit(
-            f"{free / 1e9:.0f} GB are free in {tempfile.gettempdir()}, {needed / 1e9:.0f} GB are "
-            "needed. Name another place in TMPDIR, or fewer transcripts as an argument."
+            f"{free / 1e9:.0f} GB are free in {folder}, {needed / 1e9:.0f} GB are needed. "
+            "Name another place with --keep, or fewer transcripts as an argument."
         )
 
 
@@ -151,13 +163,15 @@ def measure(database: Database, count: int) -> None:
     print(f"\n## {kind}, {count:,} transcripts of {WORDS} words\n", flush=True)
     upgrade(database)
     corpus = Corpus(count)
-    organization_id = new_id()
-    began = time.perf_counter()
-    _add_directory(database, organization_id, corpus)
-    _fill(database, organization_id, corpus)
-    took = time.perf_counter() - began
-    print(f"\nfilled in {took:.0f} s; load average {os.getloadavg()[0]:.1f}")
-    _settle(database)
+    organization_id = _kept(database, corpus)
+    if organization_id is None:
+        organization_id = new_id()
+        began = time.perf_counter()
+        _add_directory(database, organization_id, corpus)
+        _fill(database, organization_id, corpus)
+        took = time.perf_counter() - began
+        print(f"\nfilled in {took:.0f} s; load average {os.getloadavg()[0]:.1f}")
+        _settle(database)
     _tell_size(database, count)
     _tell_cost(database, organization_id, corpus)
     with tempfile.TemporaryDirectory() as folder:
@@ -166,6 +180,23 @@ def measure(database: Database, count: int) -> None:
             everyone.for_(Principal(organization_id, "bench", DEFAULT_GRANTS)).find, corpus
         )
     database.close()
+
+
+def _kept(database: Database, corpus: Corpus) -> UUID | None:
+    """The organization of an earlier run, whose agents and nodes the corpus then has."""
+    with database.read(None) as scope:
+        row = scope.row(sa.select(tables.organization.c.id))
+        if row is None:
+            return None
+        count = scope.row(sa.select(sa.func.max(tables.search_document.c.number)))
+        assert count is not None
+        if count[0] < corpus.count - 1:
+            sys.exit("What is kept there is not complete; remove it.")
+        agents = scope.rows(sa.select(tables.agent.c.id, tables.agent.c.code))
+        corpus.agents = [id_ for id_, _ in sorted(agents, key=lambda one: int(one.code))]
+        nodes = scope.rows(sa.select(tables.hierarchy_node.c.id).order_by("created_at", "id"))
+        corpus.nodes = [one.id for one in nodes]
+    return row.id
 
 
 def _add_directory(database: Database, organization_id: UUID, corpus: Corpus) -> None:

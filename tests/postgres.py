@@ -16,16 +16,21 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 from uuid import uuid4
 
 import psycopg
 import sqlalchemy as sa
 from psycopg import sql
 
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
 URL_VARIABLE = "EARMARK_TEST_DATABASE_URL"
 APP_URL_VARIABLE = "EARMARK_TEST_DATABASE_APP_URL"
 ROLE, APP_ROLE = "earmark_owner", "earmark"
 START_SECONDS = 30
+STOP_SECONDS = 120
 
 MISSING = (
     "The tests need PostgreSQL 15 or later. Install it:\n"
@@ -105,13 +110,22 @@ class Server:
 class Cluster:
     """Our own server in a private folder, gone with `stop` or with the process that made it.
 
-    Nothing in it outlives the run, so it does not wait for the disk. Over TCP it takes only the
-    tests' roles; its superuser is reached through the private folder's socket alone.
+    Nothing in it must outlive a crash, so it does not wait for the disk. Over TCP it takes only
+    the tests' roles; its superuser is reached through the private folder's socket alone.
+
+    Args:
+        kept: a folder that stays, with its databases, for the next run; else one of our own.
+        settings: of the server, beside what the tests need.
     """
 
-    def __init__(self) -> None:
+    def __init__(
+        self, kept: Path | None = None, settings: Mapping[str, str] | None = None
+    ) -> None:
         self._binaries = _binaries()
-        self._folder = Path(tempfile.mkdtemp(prefix="earmark-pg-"))
+        self._is_kept = kept is not None
+        self._settings = dict(settings or {})
+        self._folder = kept or Path(tempfile.mkdtemp(prefix="earmark-pg-"))
+        self._folder.mkdir(exist_ok=True)
         self._process: subprocess.Popen[bytes] | None = None
         # initdb and postgres refuse to run as root.
         self._user = "postgres" if os.geteuid() == 0 else None
@@ -126,29 +140,47 @@ class Cluster:
     def stop(self) -> None:
         """Ends the server and removes its folder."""
         if self._process is not None:
-            self._process.send_signal(signal.SIGQUIT)  # immediate: there is nothing to save
-            self._process.wait(START_SECONDS)
+            # Immediate, unless there is something to save.
+            self._process.send_signal(signal.SIGINT if self._is_kept else signal.SIGQUIT)
+            self._process.wait(STOP_SECONDS)
             self._process = None
-        shutil.rmtree(self._folder, ignore_errors=True)
+        if not self._is_kept:
+            shutil.rmtree(self._folder, ignore_errors=True)
 
     def _start(self) -> tuple[str, str, str]:
         # ICU, as installations have it: their order of text is not that of its bytes.
         locale = ["--locale-provider=icu", "--icu-locale=en-US", "--locale=C", "-E", "UTF8"]
         data = self._folder / "data"
-        self._run("initdb", "-D", str(data), "-U", "postgres", "--no-sync", *locale)
-        (data / "pg_hba.conf").write_text(
-            f"local all postgres trust\nhost all {ROLE},{APP_ROLE} 127.0.0.1/32 trust\n"
-        )
+        is_new = not data.exists()
+        if is_new:
+            self._run("initdb", "-D", str(data), "-U", "postgres", "--no-sync", *locale)
+            (data / "pg_hba.conf").write_text(
+                f"local all postgres trust\nhost all {ROLE},{APP_ROLE} 127.0.0.1/32 trust\n"
+            )
         port = self._serve(data)
-        with psycopg.connect(host=str(self._folder), port=port, user="postgres") as connection:
-            connection.execute(f"CREATE ROLE {ROLE} LOGIN CREATEDB NOSUPERUSER")
-            connection.execute(f"GRANT pg_signal_backend TO {ROLE}")
-            connection.execute(f"CREATE ROLE {APP_ROLE} LOGIN NOSUPERUSER")
+        if is_new:
+            self._add_roles(port)
         made = f"@127.0.0.1:{port}/postgres"
         superuser = f"postgresql://postgres@/postgres?host={self._folder}&port={port}"
         return f"postgresql://{ROLE}{made}", f"postgresql://{APP_ROLE}{made}", superuser
 
+    def _add_roles(self, port: int) -> None:
+        with psycopg.connect(host=str(self._folder), port=port, user="postgres") as connection:
+            connection.execute(f"CREATE ROLE {ROLE} LOGIN CREATEDB NOSUPERUSER")
+            connection.execute(f"GRANT pg_signal_backend TO {ROLE}")
+            connection.execute(f"CREATE ROLE {APP_ROLE} LOGIN NOSUPERUSER")
+
     def _serve(self, data: Path) -> int:
+        settings = {
+            "listen_addresses": "127.0.0.1",
+            "max_connections": "300",
+            "fsync": "off",
+            "synchronous_commit": "off",
+            "full_page_writes": "off",
+            "shared_buffers": "64MB",
+            "max_wal_size": "2GB",
+            "autovacuum": "off",
+        } | self._settings
         for _ in range(5):  # another process may take the free port first
             port = _free_port()
             with (self._folder / "log").open("ab") as log:
@@ -156,10 +188,7 @@ class Cluster:
                     [
                         self._program("postgres"),
                         *("-D", str(data), "-p", str(port), "-k", str(self._folder)),
-                        *("-c", "listen_addresses=127.0.0.1", "-c", "max_connections=300"),
-                        *("-c", "fsync=off", "-c", "synchronous_commit=off"),
-                        *("-c", "full_page_writes=off", "-c", "shared_buffers=64MB"),
-                        *("-c", "max_wal_size=2GB", "-c", "autovacuum=off"),
+                        *(f"--{name}={value}" for name, value in settings.items()),
                     ],
                     cwd=self._folder,
                     stdout=log,
