@@ -82,6 +82,19 @@ def test_joined_tables_are_bound_too(database, organization, nodes, outer):
         assert found == {"mine"}
 
 
+def test_a_statement_of_the_same_form_is_bound_as_the_first_was(
+    database, organization, other_organization, nodes
+):
+    table = tables.hierarchy_node
+    for _ in range(2):
+        part = sa.select(table.c.name, table.c.organization_id).subquery()
+        for owner, name in ((organization, "mine"), (other_organization, "theirs")):
+            assert names(database, owner, sa.select(table.c.name)) == {name}
+            assert names(database, owner, sa.select(part.c.name)) == {name}
+            alias = table.alias()
+            assert names(database, owner, sa.select(alias.c.name)) == {name}
+
+
 def test_changing_and_deleting_reach_rows_of_the_organization_alone(
     database, organization, other_organization, nodes
 ):
@@ -167,6 +180,16 @@ def test_what_raises_undoes_everything(database, organization):
     with pytest.raises(KeyError):
         fail()
     assert names(database, organization, sa.select(tables.hierarchy_node)) == set()
+
+
+def test_a_reader_sees_all_as_it_was_at_one_moment(database, organization):
+    every = sa.select(tables.hierarchy_node.c.name)
+    with database.read(organization) as scope:
+        assert scope.rows(every) == []
+        with database.write(organization) as other:
+            other.insert(tables.hierarchy_node, node("since"))
+        assert scope.rows(every) == []
+    assert names(database, organization, every) == {"since"}
 
 
 def test_writers_of_many_threads_all_come_through(database, organization):

@@ -358,6 +358,39 @@ def test_many_documents_of_many_blocks_are_found_page_by_page(
         assert ids(mine, q, limit=7) == expected, q
 
 
+def test_of_many_that_wait_the_first_are_found_and_the_rest_once_they_have_their_number(
+    mine: OrganizationInteractions,
+    books: Books,
+    indexer: Indexer,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(search, "_WAITING", search._WAITING.limit(3))
+    first = [call(books, "We wait.", at=NOON + DAY * i) for i in (2, 1, 3, 5, 4)]
+    assert set(ids(mine, "wait")) == set(first[:3])
+    work_off(indexer)
+    assert set(ids(mine, "wait")) == set(first)
+
+
+def test_a_posting_takes_no_more_than_a_bitmap_and_loses_none(
+    mine: OrganizationInteractions,
+    books: Books,
+    indexer: Indexer,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(search, "BLOCK_DOCUMENTS", 64)
+    monkeypatch.setattr(search_index, "BLOCK_DOCUMENTS", 64)
+    monkeypatch.setattr(search_index, "BITMAP_BYTES", 8)
+    for number in range(1, 13):
+        call(books, "Alike.", at=NOON + DAY * number)
+        work_off(indexer)
+        with books.database.read(books.organization_id) as scope:
+            posting = sa.select(tables.search_posting.c.documents)
+            row = scope.row(posting.where(tables.search_posting.c.key == "alike"))
+        assert row is not None
+        assert len(row.documents) == min(2 * number, 8)
+        assert len(ids(mine, "alike")) == number
+
+
 def test_pages_have_neither_gaps_nor_doubles_while_calls_come_and_go(
     mine: OrganizationInteractions, books: Books, indexer: Indexer
 ) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import threading
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
 import sqlalchemy as sa
 from sqlalchemy import event
@@ -19,12 +21,17 @@ from earmark.errors import SettingsError, UnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
-    from uuid import UUID
+    from typing import TypeVar
 
     from sqlalchemy.sql.dml import ReturningInsert
 
+    T = TypeVar("T")
+
 BUSY_SECONDS = 15
 """How long a SQLite transaction waits for another process's before the caller is told to retry."""
+
+FORMS_REMEMBERED = 1000
+"""Forms of statements of which we remember the tables: more than there are in the code."""
 
 POOL_SIZE = 10
 """Connections of one process; more threads than this wait for one."""
@@ -90,6 +97,19 @@ class Scope:
             key = sa.func.hashtextextended("\0".join(names).replace("\0", " "), 0)
             self.connection.execute(sa.select(lock(key)))
 
+    def listed(self, column: sa.Column[T], values: Sequence[T]) -> sa.TableValuedAlias:
+        """A table of values of a column, to begin a join with; its own column is `value`.
+
+        On SQLite the join must be an outer one to begin with it: without statistics it takes an
+        organization to have ten rows, and would rather go through all of them.
+        """
+        value = sa.column("value", column.type)
+        if self.is_postgresql:
+            array = sa.literal([*values], postgresql.ARRAY(column.type))
+            return sa.func.unnest(array).table_valued(value).render_derived()
+        plain = [value.hex if isinstance(value, UUID) else value for value in values]
+        return sa.func.json_each(json.dumps(plain)).table_valued(value)
+
     def read_in_order(self) -> None:
         """Has PostgreSQL walk along indexes that have the order wanted, until this ends.
 
@@ -108,13 +128,40 @@ class Scope:
         if self.organization_id is None:
             return statement
         if isinstance(statement, sa.Select):
-            for source in statement.get_final_froms():
-                for column in _organization_columns(source):
-                    statement = statement.where(column == self.organization_id)
+            for column in _selected_from(statement):
+                statement = statement.where(column == self.organization_id)
         elif isinstance(statement, sa.Update | sa.Delete):
             for column in _organization_columns(statement.table):
                 statement = statement.where(column == self.organization_id)
         return statement
+
+
+def _selected_from(statement: sa.Select[Any]) -> Sequence[sa.ColumnElement[Any]]:
+    """The organization columns of what a statement selects from.
+
+    SQLAlchemy finds that out by half a compilation, so it is remembered for statements of the
+    same form; not where one has a part of its own, such as a subquery.
+    """
+    key = statement._generate_cache_key()  # noqa: SLF001 - what its own cache goes by
+    known = _KNOWN.get(key.key) if key else None
+    if known is not None:
+        return known
+    sources = statement.get_final_froms()
+    found = [column for source in sources for column in _organization_columns(source)]
+    if key and all(_is_of_tables(source) for source in sources):
+        if len(_KNOWN) >= FORMS_REMEMBERED:
+            _KNOWN.clear()
+        _KNOWN[key.key] = found
+    return found
+
+
+_KNOWN: dict[tuple[Any, ...], list[sa.ColumnElement[Any]]] = {}
+
+
+def _is_of_tables(source: sa.FromClause) -> bool:
+    if isinstance(source, Join):
+        return _is_of_tables(source.left) and _is_of_tables(source.right)
+    return isinstance(source, sa.Table)
 
 
 def _organization_columns(source: sa.FromClause) -> Iterator[sa.ColumnElement[Any]]:
@@ -144,6 +191,9 @@ class Database:
             SettingsError: another scheme, no URL, or options after a path.
         """
         self.engine = engine or _engine(url)
+        self._readers = self.engine
+        if not self.is_sqlite:  # whose transactions see one moment anyhow
+            self._readers = self.engine.execution_options(isolation_level="REPEATABLE READ")
         self._writers = self.engine.execution_options(earmark_write=True)
         self._write_lock: contextlib.AbstractContextManager[Any] = (
             threading.Lock() if self.is_sqlite else contextlib.nullcontext()
@@ -156,12 +206,12 @@ class Database:
 
     @contextlib.contextmanager
     def read(self, organization_id: UUID | None) -> Iterator[Scope]:
-        """A transaction for reading.
+        """A transaction for reading, in which all is seen as it was at one moment.
 
         Raises:
             UnavailableError: the database cannot serve now.
         """
-        with _unavailable_if_down(), self.engine.begin() as connection:
+        with _unavailable_if_down(), self._readers.begin() as connection:
             yield self._scope(connection, organization_id)
 
     @contextlib.contextmanager

@@ -30,7 +30,7 @@ from earmark.model import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
+    from collections.abc import Collection, Iterator, Sequence
     from datetime import datetime
     from uuid import UUID
 
@@ -65,21 +65,30 @@ def positions(scope: Scope, query: Query, *, after: Position | None, limit: int)
 
     Only what the order needs is selected, so that most plans never leave the index.
     """
-    common = [*_conditions(query), *_beyond(after)]
     causes = list(_causes(scope, query))
-    if causes:
-        few = _few(scope, causes)
-        if few is not None:
-            return _of_few(scope, query, [*common, interaction.c.id.in_(few)], limit)
+    if causes and (few := _few(scope, causes)) is not None:
+        return _of_few(
+            scope, query, [*_conditions(query), *_beyond(after), interaction.c.id.in_(few)], limit
+        )
+    found = scope.rows(in_order(scope, query, after=after, limit=limit))
+    return [Position(row.occurred_at, row.id) for row in found]
+
+
+def in_order(scope: Scope, query: Query, *, after: Position | None, limit: int) -> sa.Select[Any]:
+    """The same as a statement, that always walks along the interactions."""
+    common = [*_conditions(query), *_beyond(after)]
+    if causes := list(_causes(scope, query)):
         common.append(interaction.c.id.in_(sa.select(step.c.interaction_id).where(*causes)))
     firsts = [
         _newest(scope, [*common, *branch], limit).subquery() for branch in _branches(scope, query)
-    ]
-    if not firsts:
-        return []
+    ] or [_newest(scope, [sa.false()], limit).subquery()]
     parts = [sa.select(first.c.occurred_at, first.c.id) for first in firsts]
-    merged = sa.union_all(*parts).order_by(sa.desc("occurred_at"), sa.desc("id")).limit(limit)
-    return [Position(row.occurred_at, row.id) for row in scope.rows(merged)]
+    merged = sa.union_all(*parts).subquery()
+    return (
+        sa.select(merged.c.occurred_at, merged.c.id)
+        .order_by(merged.c.occurred_at.desc(), merged.c.id.desc())
+        .limit(limit)
+    )
 
 
 def load(scope: Scope, ids: Collection[UUID]) -> dict[UUID, Interaction]:
@@ -142,16 +151,24 @@ def existing(scope: Scope, ids: Collection[UUID]) -> set[UUID]:
     }
 
 
-def conditions(scope: Scope, query: Query) -> list[sa.ColumnElement[bool]]:
-    """What a query asks of interactions, for a walk in another order than theirs."""
-    found = list(_conditions(query))
+def matching(scope: Scope, query: Query, ids: Sequence[UUID]) -> set[UUID]:
+    """Those of the interactions that the query finds."""
+    asked = list(_conditions(query))
     if statuses := _statuses(query):
-        found.append(interaction.c.status.in_(statuses))
+        asked.append(interaction.c.status.in_(statuses))
     if query.hierarchy_ids:
-        found.append(interaction.c.hierarchy_node_id.in_(_subtrees(scope, query.hierarchy_ids)))
+        nodes = scope.rows(_subtrees(scope, query.hierarchy_ids).distinct())
+        asked.append(interaction.c.hierarchy_node_id.in_([row.descendant_id for row in nodes]))
     if causes := list(_causes(scope, query)):
-        found.append(interaction.c.id.in_(sa.select(step.c.interaction_id).where(*causes)))
-    return found
+        asked.append(interaction.c.id.in_(sa.select(step.c.interaction_id).where(*causes)))
+    if not asked:
+        return set(ids)
+    listed = scope.listed(interaction.c.id, ids)
+    mine = interaction.c.organization_id == scope.organization_id
+    found = sa.select(interaction.c.id).select_from(
+        listed.outerjoin(interaction, sa.and_(mine, interaction.c.id == listed.c.value, *asked))
+    )
+    return {row.id for row in scope.rows(found) if row.id is not None}
 
 
 def begins_with(column: sa.Column[Any], prefix: str) -> Iterator[sa.ColumnElement[bool]]:

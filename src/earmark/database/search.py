@@ -16,7 +16,8 @@ import sqlalchemy as sa
 from earmark.database import interactions as stored
 from earmark.database.interactions import Position, begins_with
 from earmark.database.search_index import BLOCK_DOCUMENTS, batched, bits, decoded, ones
-from earmark.database.tables import interaction, search_block, search_document, search_posting
+from earmark.database.tables import search_block, search_document, search_posting
+from earmark.model import Query
 from earmark.model.search import holds, keys_of, with_others
 from earmark.model.search import words as words_of
 
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Sequence
 
     from earmark.database.core import Scope
-    from earmark.model import Query
     from earmark.model.search import Document, Search
 
 WALKED_AT_MOST = 10_000
@@ -35,6 +35,9 @@ READ_AT_MOST = 500
 
 LOOKED_UP_ANYHOW = 2000
 """Candidates so few that looking them up is never slow."""
+
+LOOKED_UP_COSTS = 4
+"""To look one up, against passing one."""
 
 READ_AT_ONCE = 50
 FIRST_STRIDE = 250
@@ -144,28 +147,25 @@ def _after(
 
 _PLACE = (search_document.c.occurred_at, search_document.c.interaction_id)
 
-_WAITING = sa.select(*_PLACE, search_document.c.content).where(
-    search_document.c.number.is_(None), search_document.c.content.is_not(None)
+_WAITING = (
+    sa.select(*_PLACE, search_document.c.content)
+    .where(search_document.c.number.is_(None), search_document.c.content.is_not(None))
+    .order_by(search_document.c.interaction_id)
+    .limit(READ_AT_MOST)
 )
-
-_INTERACTION = search_document.join(
-    interaction,
-    sa.and_(
-        interaction.c.organization_id == search_document.c.organization_id,
-        interaction.c.id == search_document.c.interaction_id,
-    ),
-)
+"""Those that get their number next; they are more only after an import."""
 
 
 def _waiting(
     scope: Scope, query: Query, search: Search, after: Position | None
 ) -> Iterator[Position]:
     """Those that match among the documents that wait for their number."""
-    filters = stored.conditions(scope, query)
-    source = _INTERACTION if filters else search_document
-    waiting = _WAITING.select_from(source).where(*_after(_PLACE, after), *filters)
-    for row in scope.rows(waiting):
-        if holds(decoded(row.content), search):
+    rows = scope.rows(_WAITING.where(*_after(_PLACE, after)))
+    if not rows:
+        return
+    matching = stored.matching(scope, query, [row.interaction_id for row in rows])
+    for row in rows:
+        if row.interaction_id in matching and holds(decoded(row.content), search):
             yield Position(row.occurred_at, row.interaction_id)
 
 
@@ -180,30 +180,28 @@ class _Indexed:
         self._search = search
         self._after = after
         self._limit = limit
-        self._filters = stored.conditions(scope, query)
+        self._is_filtered = query != Query(q=query.q, stem=query.stem)
         self._must_read = bool(search.others) or any(len(term.words) > 1 for term in search.terms)
 
     def find(self) -> tuple[list[Position], Position | None]:
         """At least `limit` positions, if there are as many; see `Found.reached`."""
         found: list[Position] = []
-        walked = read = 0
-        for stride in self._strides(_hits(self._scope, self._search)):
-            for some in batched(stride.candidates, READ_AT_ONCE):
-                found += self._held(some)
-                read += len(some) * self._must_read
-                if len(found) >= self._limit:
-                    return found, None
-                if read >= READ_AT_MOST:
-                    return found, some[-1]
-            walked += stride.walked
-            if walked >= WALKED_AT_MOST:
-                return found, stride.last
+        read = 0
+        for candidates, reached in self._candidates(_hits(self._scope, self._search)):
+            found += self._held(candidates)
+            read += len(candidates) * self._must_read
+            if len(found) >= self._limit:
+                return found, None
+            if reached is not None:
+                return found, reached
+            if read >= READ_AT_MOST:
+                return found, candidates[-1]
         return found, None
 
-    def _held(self, some: Sequence[Position]) -> list[Position]:
+    def _held(self, some: Sequence[Position]) -> Sequence[Position]:
         """Those that hold what is wanted, where keys alone cannot tell."""
         if not self._must_read:
-            return list(some)
+            return some
         said = documents(self._scope, [position.id for position in some])
         return [
             position
@@ -211,40 +209,63 @@ class _Indexed:
             if position.id in said and holds(said[position.id], self._search)
         ]
 
-    def _strides(self, hits: _Hits) -> Iterator[_Stride]:
-        """The candidates, newest first."""
+    def _candidates(self, hits: _Hits) -> Iterator[tuple[Sequence[Position], Position | None]]:
+        """Some at a time, in reading order; and where a walk ends that has gone on long enough."""
         if not hits.count:
             return iter(())
         return self._looked_up(hits) if self._few(hits) else self._walked(hits)
 
     def _few(self, hits: _Hits) -> bool:
-        """Whether looking candidates up costs less than walking past what lies between them."""
-        span = (max(hits.blocks) + 1) * BLOCK_DOCUMENTS
-        return hits.count <= LOOKED_UP_ANYHOW or hits.count**2 <= self._limit * span
+        """Whether looking candidates up costs less than walking past what lies between them.
 
-    def _looked_up(self, hits: _Hits) -> Iterator[_Stride]:
-        source = _INTERACTION if self._filters else search_document
-        statement = (
-            sa.select(*_PLACE)
-            .select_from(source)
-            .where(*_after(_PLACE, self._after), *self._filters)
+        With filters nobody knows how much they let through.
+        """
+        if hits.count <= LOOKED_UP_ANYHOW or self._is_filtered:
+            return hits.count <= LOOKED_UP_ANYHOW
+        walked = self._limit * (max(hits.blocks) + 1) * BLOCK_DOCUMENTS / hits.count
+        return hits.count * LOOKED_UP_COSTS <= walked
+
+    def _looked_up(self, hits: _Hits) -> Iterator[tuple[Sequence[Position], None]]:
+        wanted = READ_AT_MOST if self._must_read else self._limit
+        numbers = [*hits.numbers()]
+        found = self._placed(numbers, len(numbers) if self._is_filtered else wanted)
+        matching = stored.matching(self._scope, self._query, [position.id for position in found])
+        for some in batched((one for one in found if one.id in matching), READ_AT_ONCE):
+            yield some, None
+
+    def _placed(self, numbers: Sequence[int], wanted: int) -> list[Position]:
+        """The first of these documents in reading order."""
+        columns = search_document.c
+        listed = self._scope.listed(columns.number, numbers)
+        its_document = sa.and_(
+            columns.organization_id == self._scope.organization_id,
+            columns.number == listed.c.value,
+            *_after(_PLACE, self._after),
         )
-        found = [
-            Position(row.occurred_at, row.interaction_id)
-            for some in batched(hits.numbers(), LOOKED_UP_AT_ONCE)
-            for row in self._scope.rows(statement.where(search_document.c.number.in_(some)))
-        ]
-        yield _Stride(sorted(found, key=_order, reverse=True), 0, None)
+        first = (
+            sa.select(*_PLACE)
+            .select_from(listed.outerjoin(search_document, its_document))
+            .order_by(*(column.desc().nulls_last() for column in _PLACE))
+            .limit(wanted)
+        )
+        return [Position._make(row) for row in self._scope.rows(first) if row[0] is not None]
 
-    def _walked(self, hits: _Hits) -> Iterator[_Stride]:
+    def _walked(self, hits: _Hits) -> Iterator[tuple[Sequence[Position], Position | None]]:
+        self._scope.read_in_order()
         after = self._first(hits)
-        stride = FIRST_STRIDE
+        stride, walked = FIRST_STRIDE, 0
         while True:
-            rows = self._walk(after, stride)
-            candidates = [position for position, number in rows if hits.has(number)]
-            after = rows[-1][0] if rows else after
-            yield _Stride(candidates, len(rows), after)
-            if len(rows) < stride:
+            way, numbers = self._way(after, stride)
+            passed = [row.number for row in self._scope.rows(numbers)]
+            for some in batched(filter(hits.has, passed), READ_AT_ONCE):
+                yield self._placed(some, READ_AT_ONCE), None
+            last = self._scope.row(way.offset(stride - 1).limit(1))
+            if last is None:
+                return
+            after = Position._make(last)
+            walked += stride
+            if walked >= WALKED_AT_MOST:
+                yield (), after
                 return
             stride = min(stride * 2, LAST_STRIDE)
 
@@ -256,46 +277,29 @@ class _Indexed:
         first = Position(row.at, _LAST_ID)
         return first if self._after is None else min(first, self._after, key=_order)
 
-    def _walk(self, after: Position | None, count: int) -> list[tuple[Position, int | None]]:
-        """The next interactions in reading order, with the number of their document, if any."""
-        if self._filters:
-            found = stored.positions(self._scope, self._query, after=after, limit=count)
-            numbers = self._numbers([position.id for position in found])
-            return [(position, numbers.get(position.id)) for position in found]
+    def _way(self, after: Position, stride: int) -> tuple[sa.Select[Any], sa.Select[Any]]:
+        """The next positions in reading order, and the numbers of what stands there, if any."""
         columns = search_document.c
-        newest = (
-            sa.select(*_PLACE, columns.number)
-            .where(*_after(_PLACE, after))
-            .order_by(columns.occurred_at.desc(), columns.interaction_id.desc())
-            .limit(count)
+        if not self._is_filtered:
+            way: sa.Select[Any] = (
+                sa.select(*_PLACE)
+                .where(*_after(_PLACE, after), columns.number.is_not(None))
+                .order_by(columns.occurred_at.desc(), columns.interaction_id.desc())
+            )
+            numbers: sa.Select[Any] = way.with_only_columns(columns.number)
+            return way, numbers.limit(stride)
+        way = stored.in_order(self._scope, self._query, after=after, limit=stride)
+        passed = way.subquery()
+        mine = sa.and_(
+            columns.organization_id == self._scope.organization_id,
+            columns.interaction_id == passed.c.id,
         )
-        return [
-            (Position(row.occurred_at, row.interaction_id), row.number)
-            for row in self._scope.rows(newest)
-        ]
-
-    def _numbers(self, ids: Sequence[UUID]) -> dict[UUID, int | None]:
-        columns = search_document.c
-        statement = sa.select(columns.interaction_id, columns.number)
-        return {
-            row.interaction_id: row.number
-            for some in batched(ids, LOOKED_UP_AT_ONCE)
-            for row in self._scope.rows(statement.where(columns.interaction_id.in_(some)))
-        }
-
-
-class _Stride(NamedTuple):
-    """Some way through the interactions.
-
-    Attributes:
-        candidates: met on it.
-        walked: how many interactions it passed.
-        last: where it ended; None where nothing follows.
-    """
-
-    candidates: Sequence[Position]
-    walked: int
-    last: Position | None
+        numbers = (
+            sa.select(columns.number)
+            .select_from(passed.outerjoin(search_document, mine))
+            .order_by(passed.c.occurred_at.desc(), passed.c.id.desc())
+        )
+        return way, numbers
 
 
 @dataclass(frozen=True, slots=True)

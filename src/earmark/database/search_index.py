@@ -41,7 +41,7 @@ larger one would leave, and a million documents are 245 rows of one key."""
 
 BITMAP_BYTES = BLOCK_DOCUMENTS // 8
 
-INDEXED_AT_ONCE = 16
+INDEXED_AT_ONCE = 4
 """Documents that one transaction gives numbers to: on SQLite nobody else writes meanwhile."""
 
 _ROWS_AT_ONCE = 500
@@ -152,11 +152,16 @@ def decoded(content: bytes) -> Document:
     language, lines = json.loads(zlib.decompress(content))
     return Document(
         tuple(
-            Line(text, Speaker(speaker), start, datetime.fromisoformat(at) if at else None, on > 0)
+            Line(
+                text, _SPEAKERS[speaker], start, datetime.fromisoformat(at) if at else None, on > 0
+            )
             for text, speaker, start, at, on in lines
         ),
         language,
     )
+
+
+_SPEAKERS = {speaker.value: speaker for speaker in Speaker}
 
 
 def bits(documents: bytes) -> int:

@@ -11,7 +11,7 @@ import zlib
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -172,8 +172,7 @@ def _ends_in_word(text: str) -> bool:
     return bool(_WORD.fullmatch(text.translate(_FOLDING)[-1:]))
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
+class Line(NamedTuple):
     """A segment of a transcript as far as searching needs it.
 
     Attributes:
