@@ -266,6 +266,9 @@ class OrganizationInteractions:
             found, reached = _found(scope, query, search, after, limit + 1)
             items, taken = _load(scope, found[:limit])
             shown = {} if search is None else _shown(scope, items, search)
+        if any(shown.values()):
+            said_in = [str(id_) for id_, lines in shown.items() if lines]
+            self._tell_read(self._organization_id, "interaction.search", shown=said_in)
         last = found[taken - 1] if taken < len(found) else reached
         return Page(tuple(items), _cursor(last) if last else None, shown)
 
@@ -566,13 +569,14 @@ class OrganizationInteractions:
             journal.number_events(scope)
             return journal.events(scope, after=after, limit=limit)
 
-    def _tell_read(self, interaction_id: UUID, action: str) -> None:
+    def _tell_read(self, subject: UUID, action: str, **detail: Any) -> None:
         """Writes down that this is read, before it is."""
         self._reads.record(
             self._organization_id,
             actor=f"client:{self._principal.client_id}",
             action=action,
-            subject=str(interaction_id),
+            subject=str(subject),
+            detail=detail,
         )
 
     def _checked(

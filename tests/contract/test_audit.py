@@ -17,6 +17,7 @@ from earmark.interactions import transcript_key
 from earmark.model import Status
 from earmark.model.transcript import Segment, Speaker, Transcript
 from earmark.render import format_named
+from saying import say
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -93,6 +94,24 @@ def test_reading_media_or_transcript_has_a_row(
     assert (row.actor, row.address) == (f"client:{caller.principal.client_id}", "127.0.0.1")
 
 
+def test_a_search_that_shows_what_was_said_has_a_row_that_names_where(
+    caller: Caller, kept: UUID, database: Database
+) -> None:
+    said = Transcript((Segment("Hello.", Speaker.AGENT, 0.0, 1.0),), "en")
+    say(database, caller.principal.organization_id, kept, said)
+    before = len(rows(caller))
+    for shows_nothing in ("/v1/interactions?q=goodbye", "/v1/interactions"):
+        assert caller.send("GET", shows_nothing).status == 200
+    assert rows(caller, before) == []
+    answer = caller.send("GET", "/v1/interactions?q=hello", x_request_id="s-1")
+    assert [item["id"] for item in answer.json["items"]] == [str(kept)]
+    (row,) = rows(caller, before)
+    assert (row.action, row.request_id) == ("interaction.search", "s-1")
+    assert row.subject == str(caller.principal.organization_id)
+    assert row.detail == {"shown": [str(kept)]}
+    assert "hello" not in repr(row).lower()  # a word may be a name
+
+
 def test_a_range_is_a_reading_and_what_shows_no_byte_is_none(caller: Caller, kept: UUID) -> None:
     before = len(rows(caller))
     path = f"/v1/interactions/{kept}/media"
@@ -105,15 +124,18 @@ def test_a_range_is_a_reading_and_what_shows_no_byte_is_none(caller: Caller, kep
     assert [row.action for row in rows(caller, before)] == ["interaction.read_media"]
 
 
-@pytest.mark.parametrize("path", ["/media", "/transcript"])
+@pytest.mark.parametrize("path", ["/{}/media", "/{}/transcript", "?q=hello"])
 def test_nothing_is_shown_that_cannot_be_told(
-    caller: Caller, kept: UUID, path: str, monkeypatch: pytest.MonkeyPatch
+    caller: Caller, kept: UUID, database: Database, path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    said = Transcript((Segment("Hello.", Speaker.AGENT, 0.0, 1.0),), "en")
+    say(database, caller.principal.organization_id, kept, said)
+
     def away(*_: object, **__: object) -> None:
         raise UnavailableError("away")
 
     monkeypatch.setattr(journal.Reads, "record", away)
-    answer = caller.send("GET", f"/v1/interactions/{kept}{path}")
+    answer = caller.send("GET", f"/v1/interactions{path.format(kept)}")
     assert (answer.status, answer.json["code"]) == (503, "unavailable")
 
 

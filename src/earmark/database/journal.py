@@ -89,13 +89,21 @@ class Reads:
         self._turn = threading.Lock()
         self._waiting = _Batch()
 
-    def record(self, organization_id: UUID, *, actor: str, action: str, subject: str) -> None:
+    def record(
+        self,
+        organization_id: UUID,
+        *,
+        actor: str,
+        action: str,
+        subject: str,
+        detail: Mapping[str, Any] | None = None,
+    ) -> None:
         """Adds an audit row as `record` does; it is durable when this returns.
 
         Raises:
             UnavailableError: nobody knows whether it is, so nothing must be shown.
         """
-        row = _row(actor=actor, action=action, subject=subject, detail=None)
+        row = _row(actor=actor, action=action, subject=subject, detail=detail)
         with self._lock:
             batch = self._waiting
             batch.rows.append({**row, "organization_id": organization_id})
