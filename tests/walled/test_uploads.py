@@ -455,6 +455,26 @@ def test_a_caller_may_prefer_not_to_wait(
 
 
 @on_sqlite
+def test_a_promise_is_the_answer_however_soon_the_download_ends(
+    service: Service, caller: Caller, monkeypatch: pytest.MonkeyPatch
+):
+    take_up = downloading_module.Downloads._take_up
+
+    async def to_the_end(self: downloading_module.Downloads) -> None:
+        await take_up(self)
+        await asyncio.gather(*self._tasks.values())
+
+    monkeypatch.setattr(downloading_module.Downloads, "_take_up", to_the_end)
+
+    async def story() -> None:
+        answer = await caller.uploading(form(at("file.wav")), **ASYNC)
+        assert answer.status == 202
+        assert (await ended(caller, answer.headers["location"]))["status"] == "received"
+
+    service.runner.run(story())
+
+
+@on_sqlite
 def test_a_caller_may_wait_for_a_while_first(
     world: World, service: Service, caller: Caller, name: str
 ):
