@@ -27,6 +27,7 @@ from earmark.errors import (
     UnavailableError,
 )
 from earmark.interactions import Interactions, OrganizationInteractions, media_key, waveform_key
+from earmark.interactions._cursors import cursor_of, position_of
 from earmark.model import (
     AgentSent,
     AudioFacts,
@@ -502,12 +503,12 @@ def test_a_cursor_is_url_safe_and_keeps_the_microsecond(
 
 @given(st.text(st.characters(codec="utf-8"), max_size=40) | st.from_regex(r"[\w-]{32}"))
 def test_a_cursor_is_read_back_exactly_or_refused(cursor: str) -> None:
-    position = module._position(cursor)
-    assert position is None or module._cursor(position) == cursor
+    position = position_of(cursor)
+    assert position is None or cursor_of(position) == cursor
 
 
 def test_a_cursor_beyond_all_time_is_refused() -> None:
-    assert module._position("_" * 32) is None
+    assert position_of("_" * 32) is None
 
 
 def test_a_page_of_huge_metadata_ends_early_and_goes_on(

@@ -23,6 +23,7 @@ from earmark.database import Database, migrate, search, search_index, tables
 from earmark.errors import InvalidError, NotFoundError, UnavailableError
 from earmark.interactions import Interactions, OrganizationInteractions, transcript_key
 from earmark.model import Direction, Grant, Principal, Query, Status, StepStatus, new_id
+from earmark.model import search as model_search
 from earmark.model.search import MAX_QUERY_WORDS, PREFIX_MARK, words
 from earmark.model.transcript import Segment, Speaker, Transcript
 from earmark.pipeline.indexing import Indexer
@@ -356,6 +357,44 @@ def test_many_documents_of_many_blocks_are_found_page_by_page(
     for q in ("alpha", '"alpha beta"', "gamm*"):
         expected = [id_ for id_ in left if plainly_holds(said[id_], q)]
         assert ids(mine, q, limit=7) == expected, q
+
+
+def test_a_walk_past_many_that_are_no_hits_ends_early_and_leads_on(
+    mine: OrganizationInteractions,
+    books: Books,
+    indexer: Indexer,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    needle = call(books, "A needle.", at=NOON)
+    for day in range(1, 8):
+        call(books, "Nothing but hay.", at=NOON + DAY * day)
+    work_off(indexer)
+    walk_always(monkeypatch)
+    page = mine.find(Query(q="needle"))
+    assert (page.items, page.next_cursor is None) == ((), False)
+    assert ids(mine, "needle") == [needle]
+
+
+@pytest.mark.parametrize("few", [True, False], ids=["looked up", "walked"])
+def test_a_page_reads_no_more_than_so_many_transcripts_and_leads_on(
+    mine: OrganizationInteractions,
+    books: Books,
+    indexer: Indexer,
+    monkeypatch: pytest.MonkeyPatch,
+    few: bool,
+) -> None:
+    monkeypatch.setattr(model_search, "PAIRS", 1)  # any two words may be neighbours
+    phrase = call(books, "Of the same mind.", at=NOON)
+    for day in range(1, 8):
+        call(books, "The same of it.", at=NOON + DAY * day)
+    work_off(indexer)
+    if not few:
+        walk_always(monkeypatch, at_most=100)
+    monkeypatch.setattr(search, "READ_AT_ONCE", 1)
+    monkeypatch.setattr(search, "READ_AT_MOST", 2)
+    page = mine.find(Query(q='"of the"'))
+    assert (page.items, page.next_cursor is None) == ((), False)
+    assert ids(mine, '"of the"') == [phrase]
 
 
 def test_of_many_that_wait_the_first_are_found_and_the_rest_once_they_have_their_number(

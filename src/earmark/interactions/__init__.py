@@ -5,18 +5,14 @@ Knows database and storage; neither how interactions came in nor what processes 
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import hashlib
 import itertools
 import json
-import re
 from collections import Counter
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
-from uuid import UUID
 
 from earmark.database import arrivals, clients, corrections, journal
 from earmark.database import interactions as stored
@@ -30,11 +26,22 @@ from earmark.errors import (
     NotFoundError,
     UnavailableError,
 )
+from earmark.interactions._checks import (
+    MAX_LIMIT,
+    arrival_faults,
+    correction_faults,
+    query_faults,
+)
+from earmark.interactions._cursors import cursor_of, position_of
+from earmark.interactions._keys import (
+    media_key,
+    owner_of,
+    sha512_key,
+    transcript_key,
+    waveform_key,
+)
 from earmark.model import (
-    LOCALES,
     MAX_EXTENDED_BYTES,
-    MAX_INDEXED_CHARACTERS,
-    META,
     Grant,
     MediaType,
     Principal,
@@ -48,6 +55,7 @@ from earmark.render.vcon import Conversation
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from uuid import UUID
 
     from earmark.database import Database, Scope
     from earmark.database.interactions import Position
@@ -56,26 +64,32 @@ if TYPE_CHECKING:
     from earmark.model.transcript import Transcript
     from earmark.storage import Store
 
+__all__ = [
+    "DEFAULT_LIMIT",
+    "MAX_LIMIT",
+    "Interactions",
+    "Media",
+    "OrganizationInteractions",
+    "Page",
+    "Retried",
+    "Swept",
+    "media_key",
+    "sha512_key",
+    "transcript_key",
+    "waveform_key",
+]
+
 T = TypeVar("T")
 
 TROUBLED = frozenset({StepStatus.FAILED, StepStatus.SKIPPED, StepStatus.WAITING})
 """Where a step stands that a retry runs again."""
 
 DEFAULT_LIMIT = 50
-MAX_LIMIT = 1000
-"""Interactions of one page."""
-
 PAGE_CHARACTERS = 8 * 1024 * 1024
 """A page ends early once its metadata holds as many: a thousand of 256 KiB would fill memory."""
 
 LOAD_BATCH = 50
 """Interactions loaded at once, so that a page overshoots `PAGE_CHARACTERS` by a batch at most."""
-
-MAX_CLIENT_CALL_IDS = 100
-"""Asked for at once: each is looked up."""
-
-MAX_TEXT_CHARACTERS = 64 * 1024
-"""Of one text that is corrected: a quarter of what an upload may say in all."""
 
 RETRY_BATCH = 50
 """Interactions put back in one transaction: on SQLite, uploads wait for it."""
@@ -85,26 +99,6 @@ SWEEP_GRACE_SECONDS = 3600.0
 
 SWEEP_BATCH = 500
 """Objects looked up at once: one query each, and no more keys in memory."""
-
-
-def media_key(interaction_id: UUID) -> str:
-    """The storage key of an interaction's media."""
-    return str(interaction_id)
-
-
-def waveform_key(interaction_id: UUID) -> str:
-    """The storage key of an interaction's waveform."""
-    return f"{interaction_id}.waveform"
-
-
-def transcript_key(interaction_id: UUID) -> str:
-    """The storage key of an interaction's transcript."""
-    return f"{interaction_id}.transcript"
-
-
-def sha512_key(interaction_id: UUID) -> str:
-    """The storage key of the SHA-512 of an interaction's media."""
-    return f"{interaction_id}.sha512"
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,7 +217,7 @@ class Interactions:
         return Swept(objects, staged)
 
     def _orphans(self, keys: Iterable[str]) -> list[str]:
-        owners = {key: owner for key in keys if (owner := _owner(key))}
+        owners = {key: owner for key in keys if (owner := owner_of(key))}
         with self.database.read(None) as scope:
             alive = stored.existing(scope, set(owners.values()))
         return [key for key, owner in owners.items() if owner not in alive]
@@ -270,7 +264,7 @@ class OrganizationInteractions:
             said_in = [str(id_) for id_, lines in shown.items() if lines]
             self._tell_read(self._organization_id, "interaction.search", shown=said_in)
         last = found[taken - 1] if taken < len(found) else reached
-        return Page(tuple(items), _cursor(last) if last else None, shown)
+        return Page(tuple(items), cursor_of(last) if last else None, shown)
 
     def get(self, interaction_id: UUID) -> Interaction:
         """One interaction, its steps with it.
@@ -303,7 +297,7 @@ class OrganizationInteractions:
             InvalidError: a value of the query, `after` or the limit is wrong; all of them.
         """
         self._demand(Grant.READ)
-        faults = list(_arrival_faults(query, limit))
+        faults = list(arrival_faults(query, limit))
         number = self._number_of(after) if after else 0
         if number is None:
             faults.append(Invalid("after", "Send the id of an interaction that you were given."))
@@ -491,7 +485,7 @@ class OrganizationInteractions:
         chosen = [position.id for position in found[:limit]]
         retried = self.retry_these(chosen, dry_run=dry_run)
         last = found[limit - 1] if len(found) > limit else reached
-        return replace(retried, next_cursor=_cursor(last) if last else None)
+        return replace(retried, next_cursor=cursor_of(last) if last else None)
 
     def retry_these(self, ids: Sequence[UUID], *, dry_run: bool = False) -> Retried:
         """Has those of these interactions retried that can be; see `retry_found`."""
@@ -529,7 +523,7 @@ class OrganizationInteractions:
             NotFoundError: the organization has none of this id.
         """
         self._demand(Grant.MANAGE)
-        faults = list(_correction_faults(correction))
+        faults = list(correction_faults(correction))
         if faults:
             raise InvalidError(*faults)
         with self._database.write(self._organization_id) as scope:
@@ -587,10 +581,10 @@ class OrganizationInteractions:
         Raises:
             InvalidError: see find.
         """
-        faults = list(_faults(query))
+        faults = list(query_faults(query))
         if not 1 <= limit <= MAX_LIMIT:
             faults.append(Invalid("limit", f"Send a number from 1 to {MAX_LIMIT}."))
-        after = _position(cursor) if cursor is not None else None
+        after = position_of(cursor) if cursor is not None else None
         if cursor is not None and after is None:
             mend = 'Send the "next" of a page, or no cursor to begin anew.'
             faults.append(Invalid("cursor", mend))
@@ -688,90 +682,5 @@ def _outcome(obstacle: CallerError | None) -> str:
     return obstacle.code if isinstance(obstacle, ConflictError) else "not_found"
 
 
-def _owner(key: str) -> UUID | None:
-    """The interaction to which an object belongs; None if its key is no interaction's."""
-    stem = key.partition(".")[0]
-    try:
-        owner = UUID(stem)
-    except ValueError:
-        return None
-    return owner if str(owner) == stem else None
-
-
-def _faults(query: Query) -> Iterator[Invalid]:
-    if query.locale is not None and query.locale not in LOCALES:
-        yield Invalid("locale", f"Send one of: {', '.join(sorted(LOCALES))}.")
-    for name in ("agent_code", "client_call_id", "prefix", "error_code", "q"):
-        if not storable(getattr(query, name) or ""):
-            yield Invalid(name, _UNSTORABLE)
-
-
-def _arrival_faults(query: ArrivalQuery, limit: int) -> Iterator[Invalid]:
-    if not 1 <= limit <= MAX_LIMIT:
-        yield Invalid("limit", f"Send a number from 1 to {MAX_LIMIT}.")
-    if query.since and query.until and query.until < query.since:
-        yield Invalid("until", "Send an instant that is not before the beginning.")
-    if len(query.client_call_ids) > MAX_CLIENT_CALL_IDS:
-        yield Invalid("client_call_ids", f"Send at most {MAX_CLIENT_CALL_IDS} of them.")
-    if not all(storable(call) for call in query.client_call_ids):
-        yield Invalid("client_call_ids", _UNSTORABLE)
-
-
-def _correction_faults(correction: Correction) -> Iterator[Invalid]:
-    if correction.locale is not None and correction.locale not in LOCALES:
-        yield Invalid("locale", f"Send one of: {', '.join(sorted(LOCALES))}.")
-    texts: dict[str, tuple[str, int]] = {
-        "phone": (correction.phone or "", MAX_TEXT_CHARACTERS),
-        "client_call_id": (correction.client_call_id or "", MAX_INDEXED_CHARACTERS),
-        **{name: (text, MAX_TEXT_CHARACTERS) for name, text in correction.meta.items()},
-    }
-    for name, (text, longest) in texts.items():
-        if not storable(text):
-            yield Invalid(name, _UNSTORABLE)
-        if len(text) > longest:
-            yield Invalid(name, f"Send at most {longest:,} characters.")
-    if not set(correction.meta) <= set(META):
-        yield Invalid("meta", f"There are {', '.join(META)} only.")
-    if not _keepable(correction.extended):
-        yield Invalid("extended", _UNSTORABLE)
-
-
-_UNSTORABLE = "Send text without NUL and without half surrogate pairs."
-
-
-def _keepable(value: Any) -> bool:
-    """Whether a JSON value holds only text that can be kept."""
-    if isinstance(value, str):
-        return storable(value)
-    if isinstance(value, dict):
-        return all(storable(key) and _keepable(item) for key, item in value.items())
-    return not isinstance(value, list) or all(map(_keepable, value))
-
-
 def _size(extended: Mapping[str, Any]) -> int:
     return len(json.dumps(extended, ensure_ascii=False).encode())
-
-
-_CURSOR = re.compile(r"[A-Za-z0-9_-]{32}", re.ASCII)
-_INSTANT_BYTES = 8
-_EPOCH = datetime(1, 1, 1, tzinfo=UTC)
-_MICROSECOND = timedelta(microseconds=1)
-
-
-def _cursor(position: Position) -> str:
-    """A position as text that is safe in URLs: microseconds since the year 1, then the id."""
-    instant = (position.occurred_at - _EPOCH) // _MICROSECOND
-    return base64.urlsafe_b64encode(
-        instant.to_bytes(_INSTANT_BYTES, "big") + position.id.bytes
-    ).decode()
-
-
-def _position(cursor: str) -> Position | None:
-    if not _CURSOR.fullmatch(cursor):
-        return None
-    data = base64.urlsafe_b64decode(cursor)
-    try:
-        since = int.from_bytes(data[:_INSTANT_BYTES], "big") * _MICROSECOND
-        return stored.Position(_EPOCH + since, UUID(bytes=data[_INSTANT_BYTES:]))
-    except OverflowError:
-        return None
