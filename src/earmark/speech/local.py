@@ -22,6 +22,7 @@ from earmark.speech import (
     SpeechFailedError,
     Transcriber,
 )
+from earmark.speech.features import Features
 from earmark.speech.guard import is_invented
 from earmark.speech.models import find_model, sha256
 
@@ -87,7 +88,7 @@ class Local(Transcriber):
     def _model(self) -> Any:
         _return_large_memory()
         try:
-            return WhisperModel(
+            model = WhisperModel(
                 str(self._folder),
                 device="cpu",
                 compute_type=PRECISION,
@@ -97,6 +98,8 @@ class Local(Transcriber):
         except (RuntimeError, ValueError, OSError) as error:
             message = _UNUSABLE.format(folder=self._folder.name, error=error)
             raise SpeechFailedError(Cause("speech_model_unusable", message)) from error
+        model.feature_extractor = Features(**model.feat_kwargs)
+        return model
 
 
 def _return_large_memory() -> None:
