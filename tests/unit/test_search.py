@@ -204,6 +204,17 @@ def test_every_filter_holds_beside_the_words(
     assert ids(mine, "refund", status=Status.PROCESSING) == []
 
 
+def test_a_filter_lets_through_what_is_older_than_a_page_of_others(
+    mine: OrganizationInteractions, books: Books, settle: Callable[[], None]
+) -> None:
+    wanted = call(books, "The same word.", at=NOON, locale="es-MX")
+    for day in range(1, 4):
+        call(books, "The same word.", at=NOON + DAY * day, locale="en-US")
+    settle()
+    page = mine.find(Query(q="same", locale="es-MX"), limit=1)
+    assert [item.id for item in page.items] == [wanted]
+
+
 def test_another_organization_finds_nothing_of_it(
     mine: OrganizationInteractions,
     theirs: OrganizationInteractions,

@@ -283,7 +283,7 @@ class _Indexed:
         if not self._is_filtered:
             way: sa.Select[Any] = (
                 sa.select(*_PLACE)
-                .where(*_after(_PLACE, after), columns.number.is_not(None))
+                .where(*_after(_PLACE, after))
                 .order_by(columns.occurred_at.desc(), columns.interaction_id.desc())
             )
             numbers: sa.Select[Any] = way.with_only_columns(columns.number)
