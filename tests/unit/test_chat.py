@@ -339,6 +339,13 @@ def test_one_name_of_both_sides_tells_nothing() -> None:
 
 def test_without_names_nobody_is_known() -> None:
     assert People().sides([Segment("hi", name=",")])[0].speaker is Speaker.UNKNOWN
+
+
+def test_of_a_name_without_end_its_beginning_is_compared() -> None:
+    """To put all of it in form would take half a minute."""
+    people = People("\u0301" * 64_000 + "\u0316" * 64_000, "Dana")
+    told = people.sides([Segment("hi", name=people.customer), Segment("hello", name="Dana")])
+    assert [one.speaker for one in told] == [Speaker.CUSTOMER, Speaker.AGENT]
     assert side_of("") is Speaker.UNKNOWN
 
 

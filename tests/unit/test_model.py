@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import unicodedata
 from datetime import UTC, datetime, timedelta, timezone
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import assume, given
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from earmark.model import (
     EXTENSIONS,
+    LONGEST_SENT_BYTES,
     MAX_FILE_NAME_BYTES,
     MediaType,
     clean_file_name,
@@ -39,6 +41,35 @@ from earmark.model import (
 )
 def test_a_name_has_one_spelling(sent: str, stored: str) -> None:
     assert normalise_file_name(sent) == clean_file_name(sent) == stored
+
+
+LONGEST_THAT_FITS = [
+    "\u1fbe\u0308\u0301" * 510 + ".wav",  # the most that NFC is known to save: 7 bytes become 2
+    "\u1112\u1161\u11ab" * 340 + ".wav",
+    "//" * 100_000 + "a.wav",
+]
+
+
+@pytest.mark.parametrize("sent", LONGEST_THAT_FITS, ids=range(3))
+def test_a_name_is_measured_as_it_is_stored(sent: str) -> None:
+    assert len(normalise_file_name(sent).encode()) <= MAX_FILE_NAME_BYTES
+
+
+def test_what_no_name_can_be_made_of_is_not_put_in_form(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would take half a minute, for which everybody waits."""
+    asked: list[int] = []
+
+    def normalize(form: str, text: str) -> str:
+        asked.append(len(text.encode()))
+        return text
+
+    standin = SimpleNamespace(normalize=normalize, category=unicodedata.category)
+    monkeypatch.setattr("earmark.model.unicodedata", standin)
+    for sent in ("\u0301" * 64_000 + "\u0316" * 64_000, "x" * (LONGEST_SENT_BYTES + 1)):
+        with pytest.raises(ValueError, match="longer than"):
+            normalise_file_name(sent)
+        assert clean_file_name(sent) == sent
+    assert not asked
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from contract.forms import (
     single_bytes,
 )
 from earmark.errors import RefusedError, TooLargeError, Why
+from earmark.web import multipart
 from earmark.web.multipart import (
     MAX_BOUNDARY_CHARACTERS,
     MAX_HEADER_BYTES,
@@ -202,6 +203,12 @@ def names(disposition: str) -> Part:
 )
 def test_names_are_read_in_every_form(disposition: str, expected: Part) -> None:
     assert names(disposition) == expected
+
+
+@pytest.mark.parametrize("ending", ["", "\\", '"'])
+def test_quoted_text_without_an_end_is_read_in_one_pass(ending: str) -> None:
+    """Or it would take an hour, for which everybody waits."""
+    assert multipart._QUOTED.sub("", '"' + '\\"' * 500_000 + ending) == ""
 
 
 @pytest.mark.parametrize(

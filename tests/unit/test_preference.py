@@ -37,3 +37,11 @@ def test_a_caller_may_prefer_an_early_answer(sent: list[str], patience_seconds: 
 def test_others_wait_to_the_end(sent: str | None) -> None:
     headers = Headers({} if sent is None else {"Prefer": sent})
     assert Preference.of(headers) == Preference(respond_async=False, patience_seconds=None)
+
+
+@pytest.mark.parametrize(
+    "sent", ["a" + " " * 1_000_000 + "x", "wait=" + " " * 1_000_000 + "@;", " " * 1_000_000]
+)
+def test_a_preference_of_any_length_is_read_in_one_pass(sent: str) -> None:
+    """Or it would take hours."""
+    assert Preference.of(Headers({"prefer": sent})) == Preference(False, None)

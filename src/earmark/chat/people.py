@@ -18,6 +18,10 @@ _WORDS = {
     Speaker.CUSTOMER: "customer cliente client caller visitor visitante patient paciente",
     Speaker.BOT: "bot chatbot custom_bot system sistema system_message",
 }
+_MAX_NAME_CHARACTERS = 512
+"""What is compared of a name. To normalise text takes a time that grows with the square of the
+marks in a row, and an upload may call its customer by 256 KiB of them."""
+
 _SIDES = {word: side for side, words in _WORDS.items() for word in words.split()}
 
 
@@ -70,4 +74,5 @@ def _names(*names: str) -> set[str]:
 
 def _plain(name: str) -> str:
     """The same for the same name, however it is written."""
+    name = name[:_MAX_NAME_CHARACTERS]
     return " ".join(unicodedata.normalize("NFKC", name).casefold().split())

@@ -41,7 +41,10 @@ MAX_BOUNDARY_CHARACTERS = 200
 _ENCODINGS = frozenset({"", "7bit", "8bit", "binary"})
 """Content-Transfer-Encoding that changes no byte; RFC 7578 section 4.7 ended the others."""
 
-_QUOTED = re.compile(r'"(?:\\.|[^"\\])*"')
+_QUOTED = re.compile(r'"(?:\\.?|[^"\\])*+"?')
+"""Quoted text, also where its end is missing: to look for that from each quotation mark anew would
+take a time that grows with the square of the line, 0.8 s for 16 KiB (measured)."""
+
 _EXTENDED_NAME = re.compile(r";\s*filename\*\s*=\s*([^';\s]*)'[^';]*'([^;\s]*)", re.IGNORECASE)
 """RFC 5987: charset, language (of no use here), percent-encoded text. The parser skips it."""
 

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Self
 if TYPE_CHECKING:
     from starlette.datastructures import Headers
 
+# What is read is not tried again otherwise (`+`): 8 KB of spaces would take a second (measured).
 _PREFERENCE = re.compile(
-    r"\s*([\w!#$%&'*+.^`|~-]+)\s*(?:=\s*\"?([^\",;]*)\"?)?\s*(?:;.*)?", re.ASCII
+    r"\s*+([\w!#$%&'*+.^`|~-]++)\s*+(?:=\s*+\"?([^\",;]*+)\"?)?\s*+(?:;.*)?", re.ASCII
 )
 
 
