@@ -13,6 +13,7 @@ import pytest
 import sqlalchemy as sa
 import structlog
 
+from counting import HostileCounts
 from earmark.database import Database, tables
 from earmark.database.migrate import upgrade
 from earmark.model import Grant, Principal, new_id, now
@@ -41,6 +42,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """Makes --thorough hold, and finds a place for the tests' files."""
     _keep_files_in_memory()
+    config.pluginmanager.register(HostileCounts())
     thorough = config.getoption("--thorough")
     hypothesis.settings.load_profile("thorough" if thorough else "usual")
     config.addinivalue_line("markers", "thorough: takes long; runs with --thorough alone")

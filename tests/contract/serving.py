@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import os
 from concurrent.futures import ThreadPoolExecutor
@@ -190,6 +191,7 @@ async def exchange(
     chunks: Iterable[bytes] = (),
     gone: bool = False,
     idle: bool = False,
+    address: str = "127.0.0.1",
 ) -> Answer:
     """One request and its answer, as the ASGI specification has it.
 
@@ -198,9 +200,10 @@ async def exchange(
         method: in capitals.
         path: with a query, if there is one.
         headers: their names with `_` for `-`; a value that is "" is not sent.
-        chunks: the body in pieces.
+        chunks: the body in pieces, which may have no end.
         gone: the caller leaves after the last piece, before the body's end.
         idle: the caller stays, but nothing more comes.
+        address: of the caller.
     """
     scope = {
         "type": "http",
@@ -217,22 +220,21 @@ async def exchange(
             for name, value in headers.items()
             if value
         ],
-        "client": ("127.0.0.1", 50000),
+        "client": (address, 50000),
         "server": ("earmark.example", 80),
     }
-    incoming: list[Any] = [
-        {"type": "http.request", "body": chunk, "more_body": True} for chunk in chunks
-    ]
-    if gone:
-        incoming.append({"type": "http.disconnect"})
-    elif not idle:
-        incoming.append({"type": "http.request", "body": b"", "more_body": False})
+    end = {"type": "http.request", "body": b"", "more_body": False}
+    ends = [{"type": "http.disconnect"}] if gone else [] if idle else [end]
+    coming = itertools.chain(
+        ({"type": "http.request", "body": chunk, "more_body": True} for chunk in chunks), ends
+    )
     sent: list[Any] = []
 
     async def receive() -> Any:
+        message = next(coming, None)
         # A caller who stays says no more until it has its answer.
-        await asyncio.sleep(0 if incoming or gone else 60)
-        return incoming.pop(0) if incoming else {"type": "http.disconnect"}
+        await asyncio.sleep(60 if message is None and not gone else 0)
+        return message or {"type": "http.disconnect"}
 
     async def send(message: Any) -> None:
         sent.append(message)

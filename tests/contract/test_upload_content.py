@@ -48,22 +48,25 @@ def test_a_real_file_of_each_extension_is_kept_byte_for_byte(
     assert media.body == content
 
 
+NO_MEDIA = [
+    (b"", EMPTY),
+    (b'<?xml version="1.0"?><Error><Code>AccessDenied</Code></Error>', NOT_MEDIA),
+    (b"\xef\xbb\xbf \r\n<!DOCTYPE html><p>Sign in</p>", NOT_MEDIA),
+    (b"<html>", NOT_MEDIA),
+    (b"\x7fELF\x02\x01\x01" + bytes(60), NOT_MEDIA),
+    (b"MZ\x90\x00" + bytes(60), NOT_MEDIA),
+    (b"#!/bin/sh\nrm -rf /\n", NOT_MEDIA),
+    (b"%PDF-1.7\n", NOT_MEDIA),
+    (b"\x89PNG\r\n\x1a\n" + bytes(8), NOT_MEDIA),
+    (b"\x7fELF" + os.urandom(300_000), NOT_MEDIA),
+]
+
+
 @ours
 @both_orders
 @pytest.mark.parametrize(
     ("content", "sentence"),
-    [
-        (b"", EMPTY),
-        (b'<?xml version="1.0"?><Error><Code>AccessDenied</Code></Error>', NOT_MEDIA),
-        (b"\xef\xbb\xbf \r\n<!DOCTYPE html><p>Sign in</p>", NOT_MEDIA),
-        (b"<html>", NOT_MEDIA),
-        (b"\x7fELF\x02\x01\x01" + bytes(60), NOT_MEDIA),
-        (b"MZ\x90\x00" + bytes(60), NOT_MEDIA),
-        (b"#!/bin/sh\nrm -rf /\n", NOT_MEDIA),
-        (b"%PDF-1.7\n", NOT_MEDIA),
-        (b"\x89PNG\r\n\x1a\n" + bytes(8), NOT_MEDIA),
-        (b"\x7fELF" + os.urandom(300_000), NOT_MEDIA),
-    ],
+    NO_MEDIA,
     ids=["empty", "xml", "doctype", "html", "elf", "mz", "shell", "pdf", "png", "large elf"],
 )
 @pytest.mark.parametrize("ending", [".mp3", ".wav", ".zip"])

@@ -135,24 +135,27 @@ def test_what_stands_around_the_form_is_ignored(
     assert caller.upload([whole, epilogue] if epilogue else [whole]).status == 200
 
 
+DAMAGE = [
+    lambda whole: whole.removesuffix(b"--\r\n"),
+    lambda whole: whole.removesuffix(b"--\r\n") + b"\r\n",
+    lambda whole: whole.replace(b"\r\n", b"\n"),
+    lambda whole: b"junk" + whole,
+    lambda whole: whole.replace(BOUNDARY.encode(), b"another"),
+    lambda whole: whole.replace(b"--\r\n", b"xx\r\n"),
+    lambda whole: whole.replace(b"form-data", b"attachment"),
+    lambda whole: whole.replace(b"Content-Disposition:", b"Content-Disposition"),
+    lambda whole: whole.replace(b"Content-Type: audio/wav", b"Content-Length: 5"),
+    lambda whole: whole.replace(b"Content-Type: audio/wav", b"Content-Length: 50000"),
+    lambda whole: whole.replace(b"Content-Type", b"\xff\xfe"),
+    lambda _whole: b"",
+    lambda _whole: b"--" + BOUNDARY.encode() + b"\r\n",
+]
+
+
 @ours
 @pytest.mark.parametrize(
     "damage",
-    [
-        lambda whole: whole.removesuffix(b"--\r\n"),
-        lambda whole: whole.removesuffix(b"--\r\n") + b"\r\n",
-        lambda whole: whole.replace(b"\r\n", b"\n"),
-        lambda whole: b"junk" + whole,
-        lambda whole: whole.replace(BOUNDARY.encode(), b"another"),
-        lambda whole: whole.replace(b"--\r\n", b"xx\r\n"),
-        lambda whole: whole.replace(b"form-data", b"attachment"),
-        lambda whole: whole.replace(b"Content-Disposition:", b"Content-Disposition"),
-        lambda whole: whole.replace(b"Content-Type: audio/wav", b"Content-Length: 5"),
-        lambda whole: whole.replace(b"Content-Type: audio/wav", b"Content-Length: 50000"),
-        lambda whole: whole.replace(b"Content-Type", b"\xff\xfe"),
-        lambda _whole: b"",
-        lambda _whole: b"--" + BOUNDARY.encode() + b"\r\n",
-    ],
+    DAMAGE,
     ids=range(13),
 )
 def test_a_damaged_form_is_malformed(caller: Caller, damage: Any, nothing_more_kept: None) -> None:
@@ -199,23 +202,26 @@ def test_thirty_two_parts_are_taken_and_no_more(caller: Caller) -> None:
     assert (answer.status, answer.text) == (400, TOO_MANY)
 
 
+NAMELESS = [
+    "Content-Disposition: form-data",
+    'Content-Disposition: form-data; name=""',
+    'Content-Disposition: form-data; filename="a.wav"',
+    'Content-Disposition: form-data; name="fi\0le"; filename="a.wav"',
+    'Content-Disposition: form-data; name="file"; filename="a\0.wav"',
+    "Content-Disposition: form-data; name=\"file\"; filename*=utf-8''a%00.wav",
+    'Content-Disposition: attachment; name="file"; filename="a.wav"',
+    "Content-Type: audio/wav",
+    "Content-Disposition: form-data; name=file; filename*=utf-8''a%ff.wav",
+    "Content-Disposition: form-data; name=file; filename*=no-such-charset''a%ff.wav",
+    "Content-Disposition: form-data; name=file; filename*=idna''a%ff.wav",
+    "Content-Disposition: form-data; name=file; filename*=a\0b''a%ff.wav",
+]
+
+
 @ours
 @pytest.mark.parametrize(
     "header",
-    [
-        "Content-Disposition: form-data",
-        'Content-Disposition: form-data; name=""',
-        'Content-Disposition: form-data; filename="a.wav"',
-        'Content-Disposition: form-data; name="fi\0le"; filename="a.wav"',
-        'Content-Disposition: form-data; name="file"; filename="a\0.wav"',
-        "Content-Disposition: form-data; name=\"file\"; filename*=utf-8''a%00.wav",
-        'Content-Disposition: attachment; name="file"; filename="a.wav"',
-        "Content-Type: audio/wav",
-        "Content-Disposition: form-data; name=file; filename*=utf-8''a%ff.wav",
-        "Content-Disposition: form-data; name=file; filename*=no-such-charset''a%ff.wav",
-        "Content-Disposition: form-data; name=file; filename*=idna''a%ff.wav",
-        "Content-Disposition: form-data; name=file; filename*=a\0b''a%ff.wav",
-    ],
+    NAMELESS,
     ids=ascii,
 )
 def test_a_part_without_a_proper_name_is_malformed(
@@ -315,21 +321,24 @@ def test_any_boundary_is_understood(caller: Caller, boundary: str) -> None:
     assert caller.upload(sent, content_type=content_type).status == 200
 
 
+NO_FORM = [
+    "",
+    "application/json",
+    "application/x-www-form-urlencoded",
+    "multipart/form-data",
+    "multipart/form-data; boundary=",
+    'multipart/form-data; boundary=""',
+    f"multipart/mixed; boundary={BOUNDARY}",
+    f"multipart/form-datax; boundary={BOUNDARY}",
+    "multipart/form-data; boundary=" + "x" * 201,
+    "audio/wav",
+]
+
+
 @ours
 @pytest.mark.parametrize(
     "content_type",
-    [
-        "",
-        "application/json",
-        "application/x-www-form-urlencoded",
-        "multipart/form-data",
-        "multipart/form-data; boundary=",
-        'multipart/form-data; boundary=""',
-        f"multipart/mixed; boundary={BOUNDARY}",
-        f"multipart/form-datax; boundary={BOUNDARY}",
-        "multipart/form-data; boundary=" + "x" * 201,
-        "audio/wav",
-    ],
+    NO_FORM,
     ids=ascii,
 )
 def test_anything_but_a_form_with_a_boundary_is_415(caller: Caller, content_type: str) -> None:

@@ -158,26 +158,29 @@ def test_other_parts_are_ignored(caller: Caller) -> None:
     assert caller.upload(sent).status == 200
 
 
+NO_OBJECT = [
+    b"nonsense",
+    b"[]",
+    b"null",
+    b'"text"',
+    b"7",
+    b" ",
+    b"{} {}",
+    b'{"FileName": "a.wav", "UploadType": "Audio",}',
+    b"{'FileName': 'a.wav'}",
+    b'{"FileName": "a.wav", "UploadType": "Audio", "Name": "\xff"}',
+    b'{"FileName": "a.wav", "UploadType": "Audio", "Name": "\xed\xa0\x80"}',
+    b'{"FileName": "a.wav", "UploadType": "Audio", "Name": "a\nb"}',
+    b'{"FileName": "a.wav", "UploadType": "Audio", "Name": "a\x00b"}',
+    '{"FileName": "a.wav", "UploadType": "Audio"}'.encode("utf-16"),
+    b'{"FileName": "a.wav", "UploadType": "Audio"',
+]
+
+
 @published
 @pytest.mark.parametrize(
     "sent",
-    [
-        b"nonsense",
-        b"[]",
-        b"null",
-        b'"text"',
-        b"7",
-        b" ",
-        b"{} {}",
-        b'{"FileName": "a.wav", "UploadType": "Audio",}',
-        b"{'FileName': 'a.wav'}",
-        b'{"FileName": "a.wav", "UploadType": "Audio", "Name": "\xff"}',
-        b'{"FileName": "a.wav", "UploadType": "Audio", "Name": "\xed\xa0\x80"}',
-        b'{"FileName": "a.wav", "UploadType": "Audio", "Name": "a\nb"}',
-        b'{"FileName": "a.wav", "UploadType": "Audio", "Name": "a\x00b"}',
-        '{"FileName": "a.wav", "UploadType": "Audio"}'.encode("utf-16"),
-        b'{"FileName": "a.wav", "UploadType": "Audio"',
-    ],
+    NO_OBJECT,
     ids=ascii,
 )
 def test_what_is_no_json_object_is_refused(caller: Caller, sent: bytes) -> None:
@@ -317,8 +320,11 @@ def test_call_direction_is_read_without_regard_to_case(caller: Caller, sent: str
     assert kept(caller, CallDirection=sent).direction == sent.lower()
 
 
+NO_DIRECTION = ["In", "Inbound ", "Both", 1, True, ["Inbound"], {}]
+
+
 @ours
-@pytest.mark.parametrize("sent", ["In", "Inbound ", "Both", 1, True, ["Inbound"], {}], ids=ascii)
+@pytest.mark.parametrize("sent", NO_DIRECTION, ids=ascii)
 def test_any_other_call_direction_is_refused(caller: Caller, sent: Any) -> None:
     refused(caller, meta(CallDirection=sent), BAD_VALUE)
 
@@ -357,11 +363,12 @@ def test_text_is_kept_as_it_is(caller: Caller, key: str) -> None:
     assert texts(kept(caller, **{key: text}))[key] == text
 
 
+NO_TEXT = ["true", "[]", "{}", '["a"]', '"a\\u0000"', '"\\ud83d"']
+
+
 @ours
 @pytest.mark.parametrize("key", TEXTS)
-@pytest.mark.parametrize(
-    "sent", ["true", "[]", "{}", '["a"]', '"a\\u0000"', '"\\ud83d"'], ids=ascii
-)
+@pytest.mark.parametrize("sent", NO_TEXT, ids=ascii)
 def test_what_is_no_text_that_can_be_kept_is_refused(caller: Caller, key: str, sent: str) -> None:
     refused(caller, raw(f'"{key}": {sent}'), BAD_VALUE)
 
@@ -428,40 +435,43 @@ def test_an_interaction_date_is_kept_as_instant_offset_and_text(
     assert (date.offset_minutes, date.sent) == (offset, sent)
 
 
+NO_DATE = [
+    "yesterday",
+    "2022-03-18T21:52",
+    "2022-03-18 21:52:26",
+    "2022-03-18t21:52:26z",
+    "2022-03-18T21:52:26.1234567890Z",
+    "2022-03-18T21:52:26.Z",
+    "2022-03-18T21:52:26,5",
+    "2022-03-18T21:52:26-0400",
+    "2022-03-18T21:52:26-04",
+    "2022-03-18T21:52:26+14:01",
+    "2022-03-18T21:52:26+04:60",
+    "2022-03-18Z",
+    "2022-02-29",
+    "2022-13-01",
+    "2022-03-18T24:00:00",
+    "2022-03-18T23:59:60",
+    "0000-01-01",
+    "9999-12-31T23:59:59-04:00",
+    "0001-01-01T00:00:00+04:00",
+    "20220318",
+    "2022-W11-5",
+    "2022-077",
+    "03/18/2022",
+    "٢٠٢٢-٠٣-١٨",
+    " 2022-03-18",
+    "2022-03-18\n",
+    1647640346,
+    True,
+    ["2022-03-18"],
+]
+
+
 @ours
 @pytest.mark.parametrize(
     "sent",
-    [
-        "yesterday",
-        "2022-03-18T21:52",
-        "2022-03-18 21:52:26",
-        "2022-03-18t21:52:26z",
-        "2022-03-18T21:52:26.1234567890Z",
-        "2022-03-18T21:52:26.Z",
-        "2022-03-18T21:52:26,5",
-        "2022-03-18T21:52:26-0400",
-        "2022-03-18T21:52:26-04",
-        "2022-03-18T21:52:26+14:01",
-        "2022-03-18T21:52:26+04:60",
-        "2022-03-18Z",
-        "2022-02-29",
-        "2022-13-01",
-        "2022-03-18T24:00:00",
-        "2022-03-18T23:59:60",
-        "0000-01-01",
-        "9999-12-31T23:59:59-04:00",
-        "0001-01-01T00:00:00+04:00",
-        "20220318",
-        "2022-W11-5",
-        "2022-077",
-        "03/18/2022",
-        "٢٠٢٢-٠٣-١٨",
-        " 2022-03-18",
-        "2022-03-18\n",
-        1647640346,
-        True,
-        ["2022-03-18"],
-    ],
+    NO_DATE,
     ids=ascii,
 )
 def test_any_other_interaction_date_is_refused(caller: Caller, sent: Any) -> None:
@@ -509,41 +519,48 @@ def test_extended_values_may_be_any_json_value(caller: Caller) -> None:
     assert isinstance(extended["whole"], int)
 
 
+NO_VALUES = [
+    '"text"',
+    "7",
+    "true",
+    "[1]",
+    '["a"]',
+    "[[]]",
+    "[null]",
+    '{"a": 1e999}',
+    '{"a": [-1e999]}',
+    '{"a": 1' + "0" * 64 + "}",
+    '{"a": "\\u0000"}',
+    '{"a\\u0000": 1}',
+    '{"a": {"\\ud800": 1}}',
+    '{"a": ["\\udfff"]}',
+]
+
+
 @ours
 @pytest.mark.parametrize(
     "sent",
-    [
-        '"text"',
-        "7",
-        "true",
-        "[1]",
-        '["a"]',
-        "[[]]",
-        "[null]",
-        '{"a": 1e999}',
-        '{"a": [-1e999]}',
-        '{"a": 1' + "0" * 64 + "}",
-        '{"a": "\\u0000"}',
-        '{"a\\u0000": 1}',
-        '{"a": {"\\ud800": 1}}',
-        '{"a": ["\\udfff"]}',
-    ],
+    NO_VALUES,
     ids=ascii,
 )
 def test_extended_values_that_cannot_be_kept_are_refused(caller: Caller, sent: str) -> None:
     refused(caller, raw(f'"ExtendedMetadataValues": {sent}'), BAD_VALUE)
 
 
+NO_EXTENDED = [{}, {"a": 1}, "text", 7, [1]]
+
+
 @ours
-@pytest.mark.parametrize("sent", [{}, {"a": 1}, "text", 7, [1]], ids=ascii)
+@pytest.mark.parametrize("sent", NO_EXTENDED, ids=ascii)
 def test_extended_metadata_is_an_array_of_objects(caller: Caller, sent: Any) -> None:
     refused(caller, meta(ExtendedMetadata=sent), BAD_VALUE)
 
 
+NO_UUID = ["Accounting", 7, True, ["a"], "00000000-0000-0000-0000-00000000000"]
+
+
 @ours
-@pytest.mark.parametrize(
-    "sent", ["Accounting", 7, True, ["a"], "00000000-0000-0000-0000-00000000000"], ids=ascii
-)
+@pytest.mark.parametrize("sent", NO_UUID, ids=ascii)
 def test_a_hierarchy_id_that_is_no_uuid_is_a_wrong_value(caller: Caller, sent: Any) -> None:
     refused(caller, meta(HierarchyId=sent), BAD_VALUE)
 
@@ -559,8 +576,11 @@ def test_apply_hierarchy_is_a_boolean_or_its_text(caller: Caller, sent: Any) -> 
     assert kept(caller, ApplyHierarchyToAgent=sent)
 
 
+NO_BOOLEAN = [0, 1, "1", "yes", "true ", [], {}]
+
+
 @ours
-@pytest.mark.parametrize("sent", [0, 1, "1", "yes", "true ", [], {}], ids=ascii)
+@pytest.mark.parametrize("sent", NO_BOOLEAN, ids=ascii)
 def test_any_other_apply_hierarchy_is_refused(caller: Caller, sent: Any) -> None:
     refused(caller, meta(ApplyHierarchyToAgent=sent), BAD_VALUE)
 
@@ -587,20 +607,26 @@ def test_the_default_locale_is_english(caller: Caller) -> None:
     assert kept(caller).locale == "en-US"
 
 
+OTHER_LOCALE = ["0", "1036", "-1033", "1033.5", '"1036"', "1e999", '"99999999999999999999"']
+
+
 @published
 @pytest.mark.parametrize(
     "sent",
-    ["0", "1036", "-1033", "1033.5", '"1036"', "1e999", '"99999999999999999999"'],
+    OTHER_LOCALE,
     ids=ascii,
 )
 def test_another_locale_is_refused(caller: Caller, sent: str) -> None:
     refused(caller, raw(f'"LocaleId": {sent}'), BAD_LOCALE)
 
 
+NO_LOCALE = ['"en-US"', '"English"', "true", "[1033]", "{}", '" "', '"nan"', '"1_033"', '"١٠٣٣"']
+
+
 @ours
 @pytest.mark.parametrize(
     "sent",
-    ['"en-US"', '"English"', "true", "[1033]", "{}", '" "', '"nan"', '"1_033"', '"١٠٣٣"'],
+    NO_LOCALE,
     ids=ascii,
 )
 def test_a_locale_that_is_no_number_is_a_wrong_value(caller: Caller, sent: str) -> None:

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from counting import COUNTS
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 AZURITE = ROOT / "tests" / "walled" / "azurite"
 UNTESTED = "NOT TESTED HERE: that downloads stay within their walls. It needs"
@@ -56,7 +58,7 @@ def azurite() -> tuple[str, str]:
 
 @pytest.mark.timeout(MOST_SECONDS)
 def test_downloads_stay_within_their_walls(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], request: pytest.FixtureRequest
 ) -> None:
     unshare = namespace()
     program, why_not = azurite()
@@ -85,3 +87,4 @@ def test_downloads_stay_within_their_walls(
         print("\nWithin a network of their own:", lines[-1] if lines else done.stderr)
         print(told.read_text() if told.exists() else "It did not begin.", *skipped, sep="\n")
     assert done.returncode == 0, done.stdout + done.stderr
+    request.node.user_properties.append((COUNTS, {"walled": lines[-1].strip("= ")}))
