@@ -152,6 +152,26 @@ class Settings(BaseSettings):
         description="Most token requests from one address (of IPv6, from one /64), and as many of "
         "one client, wherever it is.",
     )
+    quota_stored_bytes: Bytes = Field(
+        default=0,
+        ge=0,
+        description="Most media that one organization may store; bytes, or a number with KiB, MiB "
+        "or GiB. 0 is no limit. This and the next two hold for every organization of which "
+        "`earmark organization quota` says nothing else.",
+    )
+    quota_uploads_at_once: int = Field(
+        default=0,
+        ge=0,
+        description="Most uploads, downloads from a `signedUrl` included, that one organization "
+        "may have on their way at once, whichever processes and machines they reach. 0 is no "
+        "limit.",
+    )
+    quota_uploads_per_minute: int = Field(
+        default=0,
+        ge=0,
+        description="Most uploads that one organization may begin in a minute, whichever clients, "
+        "processes and machines they come by. 0 is no limit.",
+    )
     key_rotation_days: int = Field(
         default=90,
         ge=0,
@@ -235,7 +255,8 @@ class Settings(BaseSettings):
         default=4,
         ge=0,
         le=64,
-        description="Downloads that one web process makes at once. 0 refuses every `signedUrl`.",
+        description="Downloads that one web process makes at once. Of 4 or more, one organization "
+        "leaves a quarter to others. 0 refuses every `signedUrl`.",
     )
     shutdown_grace_seconds: int = Field(
         default=30,

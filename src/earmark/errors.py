@@ -9,7 +9,10 @@ EarmarkError
 │   ├── UnauthenticatedError     no valid token
 │   ├── ForbiddenError           a valid token without the scope or grant
 │   ├── TooLargeError            more bytes than the service takes
+│   ├── StorageQuotaError        the organization has no room for as many bytes
 │   └── RateLimitedError         too many requests
+│       ├── UploadRateError      too many uploads of the organization in a minute
+│       └── TooManyUploadsError  too many uploads of the organization at once
 ├── MediaError                   the stored file itself cannot be processed
 └── ServiceError                 we, or our operator, must change something
     ├── UnavailableError         storage or database cannot serve now; retry later
@@ -170,6 +173,18 @@ class RateLimitedError(CallerError):
     def __init__(self, retry_after_seconds: float) -> None:
         super().__init__(f"retry in {retry_after_seconds:.3f} s")
         self.retry_after_seconds = retry_after_seconds
+
+
+class UploadRateError(RateLimitedError):
+    """More uploads of the organization begin in a minute than may."""
+
+
+class TooManyUploadsError(RateLimitedError):
+    """As many uploads of the organization are on their way as may be at once."""
+
+
+class StorageQuotaError(CallerError):
+    """What the organization stores, and what is on its way, leaves no room for as many bytes."""
 
 
 class MediaError(EarmarkError):

@@ -87,7 +87,9 @@ def test_the_commands_are_those_that_are_promised():
         "models path",
         "organization",
         "organization list",
+        "organization quota",
         "organization set",
+        "organization usage",
         "retry",
     }
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -17,19 +17,31 @@ from earmark.access.credentials import Secrets, new_client_id
 from earmark.access.issuer import External, Issuer
 from earmark.access.keys import LIFETIME_SECONDS, PUBLISH_SECONDS, KeyFacts, KeyState, SigningKeys
 from earmark.access.lockout import Keys, Lockout
+from earmark.access.quotas import Quotas
 from earmark.access.rate import Limiter, Rate, RateState, parse_rate
 from earmark.access.revision import POLL_SECONDS, Revision
 from earmark.access.tokens import SCOPE, Tokens, Verified, earliest_issue
 from earmark.database import clients as queries
 from earmark.database import journal
 from earmark.database.rates import Rates
+from earmark.database.reservations import Reservations
 from earmark.errors import (
     ForbiddenError,
     Invalid,
     InvalidError,
     UnauthenticatedError,
 )
-from earmark.model import DEFAULT_GRANTS, Client, Grant, Organization, Principal, now, storable
+from earmark.model import (
+    DEFAULT_GRANTS,
+    Client,
+    Grant,
+    Organization,
+    Principal,
+    Quota,
+    Usage,
+    now,
+    storable,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
@@ -58,6 +70,9 @@ CACHED_CLIENTS = 10_000
 
 MAX_NAME_CHARACTERS = 200
 """Names of organizations and clients: they are read by people, in lists."""
+
+MAX_QUOTA = Quota(1 << 60, 1_000_000, 1_000_000)
+"""The most that a quota says; more could not be told from no limit."""
 
 FORGET_RATES_SECONDS = 86_400.0
 """When a bucket that nobody has touched is removed; by then all but the strangest are empty."""
@@ -99,6 +114,9 @@ class Oidc:
     claim: str = "client_id"
 
 
+_UNLIMITED = Quota()
+
+
 @dataclass(frozen=True, slots=True)
 class _Facts:
     """What the database said of a client at a revision."""
@@ -121,6 +139,7 @@ class Access:
         issuer: str,
         rate_limit: Rate | None = None,
         token_rate_limit: Rate | None = None,
+        quota: Quota = _UNLIMITED,
         oidc: Oidc | None = None,
         clock: Callable[[], float] | None = None,
         timer: Callable[[], float] = time.monotonic,
@@ -135,6 +154,7 @@ class Access:
             rate_limit: of one client; None limits nobody.
             token_rate_limit: of the token requests of one address, and of those of one client;
                 None limits nobody.
+            quota: of each organization of which nothing else is said.
             oidc: another issuer whose tokens count too; None if there is none.
             clock: seconds since 1970, for the times in tokens; None means this machine's, and
                 for rates the one that all machines share.
@@ -165,6 +185,13 @@ class Access:
         if rate_limit is not None:
             key = functools.partial(buckets, "client")
             self._limiter = Limiter(rate_limit, self._rates, key=key, timer=timer)
+        uploads = functools.partial(buckets, "uploads")
+        self.quotas = Quotas(
+            database,
+            quota,
+            revision=self._revision,
+            limiter=lambda rate: Limiter(rate, self._rates, key=uploads, timer=timer),
+        )
 
     def create_client(
         self,
@@ -235,6 +262,33 @@ class Access:
             queries.set_agent_channel(scope, organization_id, channel)
             detail = {"agent_channel": channel}
             _audit(scope, organization_id, "organization.set", str(organization_id), detail)
+
+    def set_quota(self, organization: str, **changes: int | None) -> Quota:
+        """Says what an organization may use, and returns all that is said of it then.
+
+        Args:
+            organization: its name.
+            changes: fields of Quota with their new values.
+
+        Raises:
+            InvalidError: no such organization, or a value that is negative or too large.
+        """
+        _check_quota(changes)
+        with self._database.write(None) as scope:
+            organization_id = _organization(scope, organization, create=False)
+            scope.serialise("quota", str(organization_id))
+            before = queries.quota(scope, organization_id)
+            quota = replace(before, **changes)
+            if quota != before:
+                queries.set_quota(scope, organization_id, quota)
+                detail = {f"quota_{name}": value for name, value in changes.items()}
+                _audit(scope, organization_id, "organization.set", str(organization_id), detail)
+        self._revision.forget()
+        return quota
+
+    def usage(self, organization_id: UUID) -> Usage:
+        """What an organization stores, and what it has on its way."""
+        return Reservations(self._database).usage(organization_id)
 
     def clients(self) -> Sequence[Client]:
         """Every client, by the name of its organization and then by age."""
@@ -577,6 +631,17 @@ def _audit(
         subject=subject,
         detail=detail,
     )
+
+
+def _check_quota(changes: Mapping[str, int | None]) -> None:
+    most = asdict(MAX_QUOTA)
+    faults = [
+        Invalid(name, f"Use a whole number up to {most[name]:,}; 0 is no limit.")
+        for name, value in changes.items()
+        if value is not None and not 0 <= value <= most[name]
+    ]
+    if faults:
+        raise InvalidError(*faults)
 
 
 _READABLE = f"Use 1 to {MAX_NAME_CHARACTERS} printable characters."

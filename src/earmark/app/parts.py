@@ -20,7 +20,7 @@ from earmark.errors import EarmarkError, SettingsError, UnavailableError
 from earmark.intake import Downloading, Intake, Limits
 from earmark.intake.downloads import SEAL_PURPOSE
 from earmark.interactions import Interactions
-from earmark.model import now
+from earmark.model import Quota, now
 from earmark.storage import Store, open_store
 
 if TYPE_CHECKING:
@@ -75,6 +75,11 @@ class Parts:
             issuer=self._issuer,
             rate_limit=_rate("RATE_LIMIT", self.settings.rate_limit),
             token_rate_limit=_rate("TOKEN_RATE_LIMIT", self.settings.token_rate_limit),
+            quota=Quota(
+                stored_bytes=self.settings.quota_stored_bytes,
+                uploads_at_once=self.settings.quota_uploads_at_once,
+                uploads_per_minute=self.settings.quota_uploads_per_minute,
+            ),
             oidc=_oidc(self.settings),
         )
 
@@ -94,7 +99,12 @@ class Parts:
         )
         pool = ThreadPoolExecutor(INTAKE_THREADS, thread_name_prefix="intake")
         return Intake(
-            self.database, self.store, limits=limits, pool=pool, downloading=self._downloading
+            self.database,
+            self.store,
+            limits=limits,
+            pool=pool,
+            quota=self.access.quotas.of,
+            downloading=self._downloading,
         )
 
     @property

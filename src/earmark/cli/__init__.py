@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import sys
 from contextlib import closing, contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -73,6 +74,9 @@ _OPTIONS = {
     "head": "--head",
     "error_code": "--code",
     "since": "--since",
+    "stored_bytes": "--stored",
+    "uploads_at_once": "--uploads-at-once",
+    "uploads_per_minute": "--uploads-per-minute",
 }
 """What the modules below call values → what they are called here."""
 
@@ -500,6 +504,87 @@ def organization_set(
     with _parts(data) as parts:
         parts.access.set_agent_channel(org, agent_channel)
     typer.echo(f"The agent of {org} is on channel {agent_channel}.")
+
+
+@organization_app.command("quota")
+def organization_quota(
+    org: Annotated[str, typer.Option(help="Name of the organization.")],
+    stored: Annotated[
+        str, typer.Option(help="Most media that it may store: bytes, or like 500GiB.")
+    ] = "",
+    uploads_at_once: Annotated[str, typer.Option(help="Most uploads on their way at once.")] = "",
+    uploads_per_minute: Annotated[
+        str, typer.Option(help="Most uploads that begin in a minute.")
+    ] = "",
+    data: Data = None,
+) -> None:
+    """Set what an organization may use: 0 is no limit, "default" what the settings say for all.
+
+    Without a value, tell what is set.
+    """
+    given = {
+        "stored_bytes": stored,
+        "uploads_at_once": uploads_at_once,
+        "uploads_per_minute": uploads_per_minute,
+    }
+    changes = {name: _quota_value(name, value) for name, value in given.items() if value}
+    with _parts(data) as parts:
+        said = parts.access.set_quota(org, **changes)
+        holds = parts.access.quotas.of(parts.access.organization_id(org))
+    for name in given:
+        default = "  (default)" if getattr(said, name) is None else ""
+        typer.echo(f"{name:18}  {_limit(getattr(holds, name))}{default}")
+
+
+@organization_app.command("usage")
+def organization_usage(
+    org: Annotated[str, typer.Option(help="Name of one organization; without it, all.")] = "",
+    as_json: AsJson = False,
+    data: Data = None,
+) -> None:
+    """Tell what organizations store and have on their way, and what they may."""
+    with _parts(data) as parts:
+        access = parts.access
+        wanted = access.organization_id(org) if org else None
+        rows = [
+            {
+                "organization": one.name,
+                **asdict(access.usage(one.id)),
+                "quota": asdict(access.quotas.of(one.id)),
+            }
+            for one in access.organizations()
+            if wanted in {None, one.id}
+        ]
+    if as_json:
+        typer.echo(json.dumps(rows))
+        return
+    for row in rows:
+        quota = row["quota"]
+        typer.echo(
+            f"{row['organization']}  {row['stored_bytes']:,} bytes of "
+            f"{_limit(quota['stored_bytes'])}, {row['uploads']} uploads on their way of "
+            f"{_limit(quota['uploads_at_once'])}, {_limit(quota['uploads_per_minute'])} a minute"
+        )
+
+
+def _limit(value: int | None) -> str:
+    return f"{value:,}" if value else "no limit"
+
+
+def _quota_value(name: str, text: str) -> int | None:
+    from pydantic import TypeAdapter, ValidationError
+
+    from earmark.config import Bytes
+
+    if text == "default":
+        return None
+    try:
+        return int(TypeAdapter(Bytes if name == "stored_bytes" else int).validate_python(text))
+    except ValidationError:
+        mend = (
+            "Use a whole number, for bytes also with KiB, MiB or GiB; 0 is no limit; or default."
+        )
+        raise InvalidError(Invalid(name, mend)) from None
 
 
 @app.command()

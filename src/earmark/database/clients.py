@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
 from earmark.database.core import Scope
 from earmark.database.tables import access_revision, client, organization, signing_key
-from earmark.model import Client, Grant, Organization, new_id, now
+from earmark.model import Client, Grant, Organization, Quota, new_id, now
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
@@ -48,7 +48,7 @@ class StoredSecrets:
 
 
 def revision(scope: Scope) -> int:
-    """How often clients and signing keys were changed."""
+    """How often clients, quotas and signing keys were changed."""
     row = scope.row(sa.select(access_revision.c.number))
     return 0 if row is None else int(row.number)
 
@@ -78,6 +78,19 @@ def set_agent_channel(scope: Scope, organization_id: UUID, channel: int) -> None
     """Says on which channel an organization records its agents."""
     mine = organization.c.id == organization_id
     scope.run(sa.update(organization).where(mine).values(agent_channel=channel))
+
+
+def quota(scope: Scope, organization_id: UUID) -> Quota:
+    """What was said of an organization; nothing, if there is none of that id."""
+    row = scope.row(sa.select(organization).where(organization.c.id == organization_id))
+    return Quota() if row is None else _quota(row)
+
+
+def set_quota(scope: Scope, organization_id: UUID, quota: Quota) -> None:
+    """Says what an organization may use; every process sees it as it does a changed client."""
+    mine = sa.update(organization).where(organization.c.id == organization_id)
+    scope.run(mine.values({f"quota_{name}": value for name, value in asdict(quota).items()}))
+    _count_change(scope)
 
 
 def organization_named(scope: Scope, name: str) -> UUID | None:
@@ -185,12 +198,16 @@ def remove_signing_keys(scope: Scope, ids: Collection[str]) -> None:
         _count_change(scope)
 
 
-_ORGANIZATIONS = sa.select(organization.c.id, organization.c.name, organization.c.agent_channel)
+_ORGANIZATIONS = sa.select(organization)
 _CLIENTS = sa.select(client, organization.c.name.label("organization_name")).join(organization)
 
 
 def _organization(row: sa.Row[Any]) -> Organization:
-    return Organization(row.id, row.name, row.agent_channel)
+    return Organization(row.id, row.name, row.agent_channel, _quota(row))
+
+
+def _quota(row: sa.Row[Any]) -> Quota:
+    return Quota(row.quota_stored_bytes, row.quota_uploads_at_once, row.quota_uploads_per_minute)
 
 
 def _stored_key(row: sa.Row[Any]) -> StoredKey:

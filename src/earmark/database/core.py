@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import threading
+import time
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.schema import CreateTable
 from sqlalchemy.sql.selectable import Join
 
-from earmark.database.tables import rate
+from earmark.database.tables import rate, reservation
 from earmark.errors import SettingsError, UnavailableError
 
 if TYPE_CHECKING:
@@ -109,6 +110,12 @@ class Scope:
             return sa.func.unnest(array).table_valued(value).render_derived()
         plain = [value.hex if isinstance(value, UUID) else value for value in values]
         return sa.func.json_each(json.dumps(plain)).table_valued(value)
+
+    def clock(self) -> float:
+        """Seconds since 1970 by the clock that all processes share."""
+        if not self.is_postgresql:
+            return time.time()
+        return float(self.connection.execute(_CLOCK).scalar_one())
 
     def read_in_order(self) -> None:
         """Has PostgreSQL walk along indexes that have the order wanted, until this ends.
@@ -233,7 +240,8 @@ class Database:
         """Where that goes which a power failure may take, and which must not wait for the rest.
 
         On SQLite a file of its own: what is written there neither waits for the disk nor takes
-        turns with uploads. Only the table `rate` is in it. On PostgreSQL this database itself.
+        turns with uploads. Only `rate` and `reservation` are in it. On PostgreSQL this database
+        itself.
         """
         if not self.is_sqlite:
             return self
@@ -262,7 +270,13 @@ _IN_ORDER = sa.text(
 _BIND = sa.text("SELECT set_config('earmark.organization', :whose, true)")
 
 
-_RATE = str(CreateTable(rate, if_not_exists=True).compile(dialect=sqlite.dialect()))
+_CLOCK = sa.select(sa.extract("epoch", sa.func.clock_timestamp()))
+
+
+_UNSYNCED = [
+    str(CreateTable(table, if_not_exists=True).compile(dialect=sqlite.dialect()))
+    for table in (rate, reservation)
+]
 
 
 @contextlib.contextmanager
@@ -338,6 +352,7 @@ def _unsynced(path: Path) -> sa.Engine:
     @event.listens_for(engine, "connect")
     def _connect(connection: Any, _record: Any) -> None:
         connection.execute("PRAGMA synchronous=NORMAL")
-        connection.execute(_RATE)
+        for statement in _UNSYNCED:
+            connection.execute(statement)
 
     return engine

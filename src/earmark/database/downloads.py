@@ -17,6 +17,7 @@ from earmark.errors import Why
 from earmark.model import Accepted, Cause, Download, DownloadStatus
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
     from datetime import datetime
     from uuid import UUID
 
@@ -134,11 +135,21 @@ def promise_too(scope: Scope, id_: UUID, promise: Promise) -> bool:
     return scope.run(_one(id_).values(**values)) > 0
 
 
-def claim(scope: Scope, hold: Hold, *, at: datetime) -> Claimed | None:
-    """Takes the promised download that has waited longest and that nobody holds."""
+def claim(
+    scope: Scope, hold: Hold, *, at: datetime, without: Collection[UUID] = ()
+) -> Claimed | None:
+    """Takes the promised download that has waited longest and that nobody holds.
+
+    Args:
+        scope: of no organization.
+        hold: who takes it.
+        at: now.
+        without: organizations of which none is taken.
+    """
     free = sa.or_(download.c.held_until.is_(None), download.c.held_until <= at)
     waiting = sa.and_(_UNFINISHED, download.c.sealed_address.is_not(None), free)
-    row = scope.row(sa.select(download).where(waiting).order_by(download.c.id).limit(1))
+    wanted = sa.select(download).where(waiting, download.c.organization_id.not_in(without))
+    row = scope.row(wanted.order_by(download.c.id).limit(1))
     if row is None:
         return None
     values = {

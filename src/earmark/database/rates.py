@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -86,9 +85,4 @@ class Rates:
         return self._now(scope), [found[key] for key in keys]
 
     def _now(self, scope: Scope) -> float:
-        if self._clock is not None:
-            return self._clock()
-        if not scope.is_postgresql:
-            return time.time()
-        row = scope.row(sa.select(sa.extract("epoch", sa.func.clock_timestamp()).label("now")))
-        return 0.0 if row is None else float(row.now)
+        return scope.clock() if self._clock is None else self._clock()

@@ -32,6 +32,9 @@ organization = sa.Table(
     sa.Column("name", CODE, nullable=False, unique=True),
     sa.Column("agent_channel", sa.Integer, nullable=False, server_default="0"),
     sa.Column("created_at", Instant, nullable=False),
+    sa.Column("quota_stored_bytes", sa.BigInteger),
+    sa.Column("quota_uploads_at_once", sa.Integer),
+    sa.Column("quota_uploads_per_minute", sa.Integer),
 )
 
 
@@ -82,6 +85,27 @@ rate = sa.Table(
     sa.Column("used", sa.Float, nullable=False),
     sa.Column("at", sa.Float, nullable=False),
     comment="how much of each rate is used; on SQLite in a file of its own, see Database.unsynced",
+)
+
+stored_bytes = sa.Table(
+    "stored_bytes",
+    metadata,
+    _organization(primary_key=True),
+    sa.Column("shard", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("bytes", sa.BigInteger, nullable=False),
+    comment="how much media an organization has, kept by triggers; its shards are to be summed, "
+    "and are several so that commits on PostgreSQL do not wait for each other",
+)
+
+reservation = sa.Table(
+    "reservation",
+    metadata,
+    sa.Column("id", sa.Uuid, primary_key=True),
+    sa.Column("organization_id", sa.Uuid, nullable=False, index=True),
+    sa.Column("bytes", sa.BigInteger, nullable=False),
+    sa.Column("held_until", sa.Float, nullable=False),
+    comment="uploads on their way and what they may store, under the id of the interaction to be; "
+    "on SQLite in a file of its own, see Database.unsynced",
 )
 
 hierarchy_node = sa.Table(

@@ -8,19 +8,20 @@ leaves at most bytes that no row claims, which `interactions.sweep` removes.
 from __future__ import annotations
 
 import asyncio
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 from earmark import directory
 from earmark.database import journal, submissions
 from earmark.errors import CallerError, Fault, RefusedError, TooLargeError, Why
 from earmark.intake.downloads import Downloading, Downloads
+from earmark.intake.reservations import Reservation, Reservations
 from earmark.intake.stage import Limits, Stage, Stages
-from earmark.model import LOCALES, Accepted, now
+from earmark.model import LOCALES, Accepted, Quota, now
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
     from concurrent.futures import Executor
-    from contextlib import AbstractAsyncContextManager
     from uuid import UUID
 
     from earmark.database import Database, Scope
@@ -28,7 +29,15 @@ if TYPE_CHECKING:
     from earmark.model import Download, Principal, Submission, Warn
     from earmark.storage import Staged, Store
 
-__all__ = ["Accepted", "Downloading", "Intake", "Limits", "OrganizationIntake", "Stage"]
+__all__ = [
+    "Accepted",
+    "Downloading",
+    "Intake",
+    "Limits",
+    "OrganizationIntake",
+    "Reservation",
+    "Stage",
+]
 
 
 class Intake:
@@ -41,6 +50,7 @@ class Intake:
         *,
         limits: Limits,
         pool: Executor,
+        quota: Callable[[UUID], Quota] = lambda _organization_id: Quota(),
         downloading: Downloading | None = None,
     ) -> None:
         """Keeps its collaborators; opens nothing.
@@ -51,33 +61,45 @@ class Intake:
             limits: what is taken.
             pool: where everything that blocks runs. Its size bounds how many syncs and commits
                 run at once, so that many uploads that end together do not starve other calls.
+            quota: what an organization may use; it may block.
             downloading: how files are downloaded; None refuses that.
         """
         self._database = database
         self._stages = Stages(store, limits, pool)
+        self._reservations = Reservations(database, pool, quota)
         self._downloads = Downloads(database, self._stages, downloading, self.for_)
 
     def for_(self, principal: Principal) -> OrganizationIntake:
         """The intake of the principal's organization."""
-        return OrganizationIntake(self._database, self._stages, self._downloads, principal)
+        return OrganizationIntake(
+            self._database, self._stages, self._reservations, self._downloads, principal
+        )
 
-    def tended(self) -> AbstractAsyncContextManager[None]:
-        """While its block runs, downloads that other processes left are taken up.
+    @asynccontextmanager
+    async def tended(self) -> AsyncIterator[None]:
+        """While its block runs, reservations last, and what other processes left is taken up.
 
-        At its end this process leaves its own: what was promised to others, in order.
+        At its end this process leaves its downloads: what was promised to others, in order.
         """
-        return self._downloads.tended()
+        async with self._reservations.tended(), self._downloads.tended():
+            yield
 
 
 class OrganizationIntake:
     """Takes uploads for one organization."""
 
     def __init__(
-        self, database: Database, stages: Stages, downloads: Downloads, principal: Principal
+        self,
+        database: Database,
+        stages: Stages,
+        reservations: Reservations,
+        downloads: Downloads,
+        principal: Principal,
     ) -> None:
         self.principal = principal
         self._database = database
         self._stages = stages
+        self._reservations = reservations
         self._downloads = downloads
 
     @property
@@ -85,20 +107,34 @@ class OrganizationIntake:
         """The largest file taken."""
         return self._stages.limits.upload_bytes
 
-    async def admit(self, size_bytes: int | None) -> None:
+    async def admit(self, least_bytes: int | None, most_bytes: int | None = None) -> Reservation:
         """Judges an upload before its first byte is read.
 
         Args:
-            size_bytes: what the caller announced, or None.
+            least_bytes: as many will come, as far as the caller announced it; or None.
+            most_bytes: no more will, likewise.
+
+        Returns:
+            the part of the organization's quota that the upload takes until it ends: an
+            asynchronous context manager, to be entered at once.
 
         Raises:
             TooLargeError: more than is taken.
+            TooManyUploadsError: the organization has too many uploads on their way.
+            StorageQuotaError: it has no room for as many bytes.
             UnavailableError: storage or database cannot serve, or the reserve would be touched.
         """
         limit = self._stages.limits.upload_bytes
-        if size_bytes is not None and size_bytes > limit:
+        if least_bytes is not None and least_bytes > limit:
             raise TooLargeError(limit)
-        await self._stages.run(self._admit, size_bytes or 0)
+        reservation = self._reservations.of(self.principal.organization_id)
+        admitting = self._stages.submit(self._admit, reservation, least_bytes or 0, most_bytes)
+        try:
+            await asyncio.wrap_future(admitting)
+        except asyncio.CancelledError:
+            admitting.add_done_callback(lambda _: reservation.end())
+            raise
+        return reservation
 
     async def check(self, submission: Submission, stage: Stage | None = None) -> None:
         """Looks up what only the organization's own records can tell.
@@ -113,9 +149,14 @@ class OrganizationIntake:
         """
         await self._stages.run(self._check, submission, stage.sha256 if stage else None)
 
-    def stage(self, extension: str) -> Stage:
-        """A place for the bytes of one upload whose file part's name ends in `extension`."""
-        return Stage(self._stages, extension)
+    def stage(self, extension: str, reservation: Reservation | None = None) -> Stage:
+        """A place for the bytes of one upload.
+
+        Args:
+            extension: in which the name of its file part ends.
+            reservation: what they take of the quota; None is for what no quota holds.
+        """
+        return Stage(self._stages, extension, reservation)
 
     async def commit(
         self,
@@ -183,10 +224,11 @@ class OrganizationIntake:
         """
         return await self._downloads.find(self, download_id)
 
-    def _admit(self, size_bytes: int) -> None:
-        self._stages.check_reserve(size_bytes)
+    def _admit(self, reservation: Reservation, least_bytes: int, most_bytes: int | None) -> None:
+        self._stages.check_reserve(least_bytes)
         with self._database.read(self.principal.organization_id):
             pass  # a database that cannot even begin cannot keep a promise
+        reservation.begin(least_bytes, most_bytes)
 
     def _check(self, submission: Submission, sha256: bytes | None) -> None:
         faults = []

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
+from collections import Counter
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
@@ -28,14 +29,17 @@ from earmark.errors import (
     NotFoundError,
     RefusedError,
     SettingsError,
+    StorageQuotaError,
+    TooManyUploadsError,
     UnavailableError,
     Why,
 )
 from earmark.fetch import FetchError
+from earmark.intake.turns import Turns
 from earmark.model import Cause, DownloadStatus, Principal, Submission, extension, new_id, now
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Collection
     from uuid import UUID
 
     from earmark.access.seal import Seal
@@ -43,7 +47,9 @@ if TYPE_CHECKING:
     from earmark.egress import Destination
     from earmark.fetch import Fetcher
     from earmark.intake import OrganizationIntake
+    from earmark.intake.reservations import Reservation
     from earmark.intake.stage import Stages
+    from earmark.intake.turns import Turn
     from earmark.model import Accepted, Download
 
 RETRY_PAUSES_SECONDS = (1.0, 4.0)
@@ -70,11 +76,19 @@ PURGE_SECONDS = 3600.0
 
 SEAL_PURPOSE = "signed address v1"
 
+NO_ROOM_CODE = "storage_quota_reached"
+"""As the edge calls StorageQuotaError."""
+
 _UNREADABLE = Cause(
     Why.SIGNED_URL_INTERRUPTED.value,
     "EARMARK_SECRET_KEY was changed before the download ended. Send the upload again.",
 )
 _INTERNAL = Cause("internal", "Earmark has a fault; the log has the details under this id.")
+_NO_ROOM = Cause(
+    NO_ROOM_CODE,
+    "The organization has no room left for this upload. Delete interactions, or ask the operator "
+    "for more.",
+)
 _UNAVAILABLE = Cause("unavailable", "Storage or database could not serve. Send the upload again.")
 
 _CODES = frozenset(why.value for why in Why)
@@ -149,8 +163,9 @@ class Downloads:
         self._settings = settings
         self._bind = bind
         self._holder = uuid4()
-        self._room = asyncio.Semaphore(settings.at_once if settings else 0)
+        self._turns = Turns(settings.at_once if settings else 0)
         self._tasks: dict[UUID, asyncio.Task[None]] = {}
+        self._begun: Counter[UUID] = Counter()
         self._kept_at = self._purged_at = float("-inf")
 
     async def take_in(
@@ -295,6 +310,8 @@ class Downloads:
         cause = ended.cause or _INTERNAL
         if cause.code == _UNAVAILABLE.code:
             raise UnavailableError("a download could not be kept")
+        if cause.code == _NO_ROOM.code:
+            raise StorageQuotaError
         if cause.code == Why.NAME_TAKEN:
             await intake.check(submission)  # tells who has it
         if cause.code not in _CODES:
@@ -311,24 +328,31 @@ class Downloads:
     # Downloads.
 
     def _start(self, order: _Order) -> None:
-        task = asyncio.create_task(self._run(order))
+        task = asyncio.create_task(self._run(order, self._turns.ask(order.organization_id)))
         self._tasks[order.id] = task
-        task.add_done_callback(lambda _: self._tasks.pop(order.id, None))
+        self._begun[order.organization_id] += 1
 
-    async def _run(self, order: _Order) -> None:
+        def end(_task: asyncio.Task[None]) -> None:
+            self._tasks.pop(order.id, None)
+            self._begun -= Counter([order.organization_id])  # one that has none left is dropped
+
+        task.add_done_callback(end)
+
+    async def _run(self, order: _Order, turn: Turn) -> None:
         """A download to its end, whatever that is."""
-        failure = await self._failure(order)
+        failure = await self._failure(order, turn)
         if failure is not None:
             with suppress(UnavailableError):  # then others see it when the time is over
                 await self._stages.run(self._give_up, order, failure)
 
-    async def _failure(self, order: _Order) -> Cause | None:
+    async def _failure(self, order: _Order, turn: Turn) -> Cause | None:
         """Downloads; returns why that failed. The edge of its task: no error leaves it."""
         try:
-            async with self._room:
-                await self._try(order)
+            await self._in_turn(order, turn)
         except UnavailableError:
             return _UNAVAILABLE
+        except StorageQuotaError:
+            return _NO_ROOM
         except RefusedError as error:
             fault = error.faults[0]
             reason = error.reason if isinstance(error, FetchError) else fault.why.value
@@ -341,21 +365,32 @@ class Downloads:
             return _INTERNAL
         return None
 
-    async def _try(self, order: _Order) -> None:
+    async def _in_turn(self, order: _Order, turn: Turn) -> None:
+        """Downloads once it has its turn here, and its organization may have one more upload."""
+        while True:
+            async with turn:
+                with suppress(TooManyUploadsError):
+                    async with await order.intake.admit(None) as reservation:
+                        return await self._try(order, reservation)
+            await asyncio.sleep(LOOK_SECONDS)  # meanwhile it is another's turn
+            turn = self._turns.ask(order.organization_id)
+
+    async def _try(self, order: _Order, reservation: Reservation) -> None:
         for pause in RETRY_PAUSES_SECONDS:
             try:
-                await self._once(order)
+                await self._once(order, reservation)
             except FetchError as error:
                 if not error.passing:
                     raise
                 await asyncio.sleep(pause)
             else:
                 return
-        await self._once(order)
+        await self._once(order, reservation)
 
-    async def _once(self, order: _Order) -> None:
+    async def _once(self, order: _Order, reservation: Reservation) -> None:
         destination = self._fetching.fetcher.read(order.address.text)  # it may have expired
-        async with order.intake.stage(extension(order.submission.file_name)) as stage:
+        named = extension(order.submission.file_name)
+        async with order.intake.stage(named, reservation) as stage:
 
             async def sink(chunk: bytes) -> None:
                 await stage.append(chunk)
@@ -419,17 +454,18 @@ class Downloads:
 
     async def _take_up(self) -> None:
         """Begins promised downloads that nobody holds, as far as there is room."""
-        while len(self._tasks) < self._fetching.at_once:
-            claimed = await self._stages.run(self._claim)
+        while self._turns.free:
+            crowded = {one for one, begun in self._begun.items() if begun >= self._turns.share}
+            claimed = await self._stages.run(self._claim, crowded)
             if claimed is None:
                 return
             order = await self._stages.run(self._opened, claimed)
             if order is not None:
                 self._start(order)
 
-    def _claim(self) -> downloads.Claimed | None:
+    def _claim(self, crowded: Collection[UUID]) -> downloads.Claimed | None:
         with self._database.write(None) as scope:
-            return downloads.claim(scope, self._hold(), at=now())
+            return downloads.claim(scope, self._hold(), at=now(), without=crowded)
 
     def _opened(self, claimed: downloads.Claimed) -> _Order | None:
         """The order of a claimed download; None, and it has ended, if it cannot be made."""

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Buffer
 
+    from earmark.intake.reservations import Reservation
     from earmark.storage import Staged, Store
 
 BATCH_BYTES = 1024 * 1024
@@ -60,9 +61,12 @@ class Stages:
 
     async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Runs a function that blocks in one of the threads, whose number is bounded."""
+        return await asyncio.wrap_future(self.submit(function, *args, **kwargs))
+
+    def submit(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """Begins with it; it runs to its end, whatever becomes of the caller."""
         context = contextvars.copy_context()  # which executors do not take along by themselves
-        call = functools.partial(context.run, function, *args, **kwargs)
-        return await asyncio.get_running_loop().run_in_executor(self.pool, call)
+        return self.pool.submit(functools.partial(context.run, function, *args, **kwargs))
 
     def check_reserve(self, size_bytes: int) -> None:
         """Raises UnavailableError if as many more bytes would touch the reserve. Blocks."""
@@ -83,11 +87,12 @@ class Stage:
         warnings: what a person should know about the content.
     """
 
-    def __init__(self, stages: Stages, extension: str) -> None:
-        self.id = new_id()
+    def __init__(self, stages: Stages, extension: str, reservation: Reservation | None) -> None:
+        self.id = new_id() if reservation is None else reservation.id
         self.size_bytes = 0
         self.warnings: tuple[Warn, ...] = ()
         self._stages = stages
+        self._reservation = reservation
         self._extension = extension
         self._head = bytearray()
         self._hash = hashlib.sha256()
@@ -150,6 +155,8 @@ class Stage:
         self.size_bytes += len(chunk)
         if self.size_bytes > limits.upload_bytes:
             raise TooLargeError(limits.upload_bytes)
+        if self._reservation is not None:
+            await self._reservation.cover(self.size_bytes)
         self._keep_head(chunk)
         self._buffer.append(chunk)
         self._buffered_bytes += len(chunk)

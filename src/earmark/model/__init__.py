@@ -10,7 +10,7 @@ import re
 import time
 import unicodedata
 from collections.abc import Mapping  # noqa: TC003 - pydantic reads it where a submission is kept
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta, timezone
 from enum import StrEnum
 from types import MappingProxyType
@@ -122,16 +122,53 @@ class Principal:
 
 
 @dataclass(frozen=True, slots=True)
+class Quota:
+    """What one organization may use. 0 is no limit; None says nothing, and leaves it to others.
+
+    Attributes:
+        stored_bytes: media that it stores, together with what is on its way.
+        uploads_at_once: uploads and downloads that are on their way.
+        uploads_per_minute: uploads that begin.
+    """
+
+    stored_bytes: int | None = None
+    uploads_at_once: int | None = None
+    uploads_per_minute: int | None = None
+
+    def or_else(self, other: Quota) -> Quota:
+        """This, and the other where this says nothing."""
+        mine, others = asdict(self), asdict(other)
+        return Quota(**{name: others[name] if mine[name] is None else mine[name] for name in mine})
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What one organization uses now.
+
+    Attributes:
+        stored_bytes: of media that were taken in and not deleted.
+        uploads: on their way; counted only while a quota asks for it.
+        uploads_bytes: what these may still store, as far as it is reserved.
+    """
+
+    stored_bytes: int
+    uploads: int
+    uploads_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class Organization:
     """The owner of interactions.
 
     Attributes:
         agent_channel: of its stereo recordings, on which the agent is; from 0.
+        quota: what its operator said of it.
     """
 
     id: UUID
     name: str
     agent_channel: int
+    quota: Quota = Quota()
 
 
 @dataclass(frozen=True, slots=True)

@@ -111,9 +111,35 @@ def _forbidden(error: errors.ForbiddenError) -> Answer:
 
 
 def _rate_limited(error: errors.RateLimitedError) -> Answer:
-    seconds = max(1, math.ceil(error.retry_after_seconds))
-    sentence = f"Too many requests. Retry in {seconds} s."
-    return Answer(429, "rate_limited", sentence, {"Retry-After": str(seconds)})
+    headers = _retry_after(error)
+    sentence = f"Too many requests. Retry in {headers['Retry-After']} s."
+    return Answer(429, "rate_limited", sentence, headers)
+
+
+def _upload_rate(error: errors.UploadRateError) -> Answer:
+    headers = _retry_after(error)
+    cause = "Your organization begins more uploads in a minute than it may."
+    sentence = f"{cause} Retry in {headers['Retry-After']} s."
+    return Answer(429, "upload_rate_limited", sentence, headers)
+
+
+def _too_many_uploads(error: errors.TooManyUploadsError) -> Answer:
+    headers = _retry_after(error)
+    cause = "Your organization has as many uploads on their way as it may at once."
+    sentence = f"{cause} Retry in {headers['Retry-After']} s."
+    return Answer(429, "too_many_uploads", sentence, headers)
+
+
+def _retry_after(error: errors.RateLimitedError) -> Mapping[str, str]:
+    return {"Retry-After": str(max(1, math.ceil(error.retry_after_seconds)))}
+
+
+def _no_room(_error: errors.StorageQuotaError) -> Answer:
+    # Source: RFC 4331 section 6, which gives 507 to quotas. Not 413: the upload itself may be
+    # small. Not 403: the client may upload, and the same upload is taken once there is room.
+    mend = "Delete interactions, or ask the operator for more."
+    sentence = f"Your organization has no room left for this upload. {mend}"
+    return Answer(507, "storage_quota_reached", sentence)
 
 
 def _too_large(error: errors.TooLargeError) -> Answer:
@@ -148,6 +174,9 @@ ANSWERS: Mapping[type[errors.EarmarkError], Callable[[Any], Answer]] = {
     errors.NotFoundError: _not_found,
     errors.ConflictError: _conflict,
     errors.TooLargeError: _too_large,
+    errors.StorageQuotaError: _no_room,
+    errors.UploadRateError: _upload_rate,
+    errors.TooManyUploadsError: _too_many_uploads,
     errors.RateLimitedError: _rate_limited,
     errors.UnavailableError: _unavailable,
     errors.EarmarkError: _internal,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import Depends, Security
@@ -12,11 +13,13 @@ from fastapi.security.utils import get_authorization_scheme_param
 from starlette.requests import Request  # noqa: TC002 - FastAPI reads it from the annotation
 
 from earmark.access import RateState
-from earmark.errors import RateLimitedError, UnauthenticatedError
+from earmark.errors import RateLimitedError, UnauthenticatedError, UploadRateError
 from earmark.model import Grant, Principal
 
 if TYPE_CHECKING:
-    from earmark.access import Access
+    from collections.abc import Callable
+
+    from earmark.access import Access, Rate
 
 # auto_error is off: a missing token is told by our own error, in the form of the API called.
 _SCHEME = OAuth2(
@@ -44,17 +47,45 @@ def requires(grant: Grant) -> Any:
         if found is None:
             found = await run_in_threadpool(access.authenticate, token)
         access.require(found, grant)
-        await _charge(request, access, found.client_id)
+        if access.rate_limit is not None:
+            rate = _Counted("client", access.rate_limit, access.recall_rate, access.charge)
+            await _charge(request, rate, found.client_id)
         return found
 
     return Depends(principal)
 
 
 Ingester = Annotated[Principal, requires(Grant.INGEST)]
+"""The parameter by which a route says which grant it needs, and learns who calls."""
+
+
+async def _uploader(request: Request, principal: Ingester) -> Principal:
+    """Lets an Ingester pass whose organization may begin one more upload now.
+
+    Raises:
+        UploadRateError: it may not.
+    """
+    access: Access = request.app.state.access
+    key = principal.organization_id
+    quota = access.quotas.recall(key)
+    if quota is None:
+        quota = await run_in_threadpool(access.quotas.of, key)
+    limiter = access.quotas.limiter(quota)
+    if limiter is not None:
+        rate = _Counted("uploads", limiter.rate, limiter.recall, limiter.charge)
+        try:
+            await _charge(request, rate, str(key))
+        except RateLimitedError as error:
+            raise UploadRateError(error.retry_after_seconds) from error
+    return principal
+
+
+Uploader = Annotated[Principal, Depends(_uploader)]
+"""An Ingester whose call counts as an upload of its organization."""
+
 Reader = Annotated[Principal, requires(Grant.READ)]
 Manager = Annotated[Principal, requires(Grant.MANAGE)]
 Deleter = Annotated[Principal, requires(Grant.DELETE)]
-"""The parameter by which a route says which grant it needs, and learns who calls."""
 
 
 def _token(request: Request) -> str:
@@ -68,26 +99,37 @@ def _token(request: Request) -> str:
     return token
 
 
-async def _charge(request: Request, access: Access, client_id: str) -> None:
-    """Counts the request; the answer tells where the client stands, taken or not."""
-    limit = access.rate_limit
-    if limit is None:
-        return
+@dataclass(frozen=True, slots=True)
+class _Counted:
+    """A rate by its name in answers, and what counts it: from memory, or waiting."""
+
+    name: str
+    limit: Rate
+    recall: Callable[[str], RateState | None]
+    charge: Callable[[str], RateState | None]
+
+
+async def _charge(request: Request, rate: _Counted, key: str) -> None:
+    """Counts the request; the answer tells where the caller stands, taken or not."""
     try:
-        state = access.recall_rate(client_id)
-        state = state or await run_in_threadpool(access.charge, client_id)
+        state = rate.recall(key)
+        state = state or await run_in_threadpool(rate.charge, key)
     except RateLimitedError as error:
-        refused = RateState(limit, 0, error.retry_after_seconds)
-        request.state.headers = _rate_headers(refused)
+        _tell(request, rate.name, RateState(rate.limit, 0, error.retry_after_seconds))
         raise
     if state is not None:
-        request.state.headers = _rate_headers(state)
+        _tell(request, rate.name, state)
 
 
-def _rate_headers(state: RateState) -> dict[str, str]:
-    """Source: draft-ietf-httpapi-ratelimit-headers-11 sections 4 and 5."""
+def _tell(request: Request, name: str, state: RateState) -> None:
+    """Adds a rate to the answer. Source: draft-ietf-httpapi-ratelimit-headers-11, 4 and 5."""
     limit = state.limit
-    return {
-        "RateLimit-Policy": f'"client";q={limit.count};w={limit.seconds}',
-        "RateLimit": f'"client";r={state.remaining};t={math.ceil(state.reset_seconds)}',
+    told = {
+        "RateLimit-Policy": f'"{name}";q={limit.count};w={limit.seconds}',
+        "RateLimit": f'"{name}";r={state.remaining};t={math.ceil(state.reset_seconds)}',
+    }
+    before = getattr(request.state, "headers", {})
+    request.state.headers = {
+        field: f"{before[field]}, {item}" if field in before else item
+        for field, item in told.items()
     }

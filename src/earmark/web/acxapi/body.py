@@ -134,6 +134,7 @@ _MEANINGS = {
     415: "The body is no multipart/form-data with a boundary.",
     429: "Too many requests.",
     503: "The service cannot serve now.",
+    507: "The organization has no room left.",
 }
 
 

@@ -18,10 +18,10 @@ from earmark.web.acxapi.body import Wire, document_errors
 from earmark.web.errors import Answer, respond
 from earmark.web.multipart import IdleError, Part, boundary_of, malformed, parts
 from earmark.web.preference import Preference
-from earmark.web.security import Ingester  # noqa: TC001 - FastAPI reads it from the annotation
+from earmark.web.security import Uploader  # noqa: TC001 - FastAPI reads it from the annotation
 
 if TYPE_CHECKING:
-    from earmark.intake import Intake, OrganizationIntake, Stage
+    from earmark.intake import Intake, OrganizationIntake, Reservation, Stage
     from earmark.model import Accepted, Submission
 
 FORM_GRACE_BYTES = 1024 * 1024
@@ -59,10 +59,10 @@ def router(intake: Intake, *, idle_seconds: float) -> APIRouter:
         operation_id="uploadMedia",
         summary="Upload Media",
         response_model=AcceptedAnswer,
-        responses={202: _LATER, **document_errors(400, 408, 413, 415)},
+        responses={202: _LATER, **document_errors(400, 408, 413, 415, 507)},
         openapi_extra=_REQUEST,
     )
-    async def upload_media(request: Request, principal: Ingester) -> Response:
+    async def upload_media(request: Request, principal: Uploader) -> Response:
         """Takes a recording or a chat archive; 200 means that it is durable and gets processed.
 
         The answer to a refusal is one sentence; with `Accept: application/problem+json` it has
@@ -72,10 +72,10 @@ def router(intake: Intake, *, idle_seconds: float) -> APIRouter:
         if boundary is None:
             return respond(request, _NOT_MULTIPART)
         bound = intake.for_(principal)
-        await bound.admit(_announced(request))
+        admitted = await bound.admit(*_announced(request))
         try:
-            async with AsyncExitStack() as stack:
-                upload = _Upload(bound, stack)
+            async with admitted as reservation, AsyncExitStack() as stack:
+                upload = _Upload(bound, stack, reservation)
                 await upload.read(request, boundary, idle_seconds)
                 if not upload.signed_url:
                     return _ok(await upload.commit())
@@ -96,10 +96,10 @@ def router(intake: Intake, *, idle_seconds: float) -> APIRouter:
     return routes
 
 
-def _announced(request: Request) -> int | None:
-    """The least that the file must have, by `Content-Length`; None if nothing is said."""
+def _announced(request: Request) -> tuple[int | None, int | None]:
+    """The least and the most that the file has, by `Content-Length`; None if nothing is said."""
     length = request.headers.get("content-length")
-    return max(0, int(length) - FORM_GRACE_BYTES) if length else None
+    return (max(0, int(length) - FORM_GRACE_BYTES), int(length)) if length else (None, None)
 
 
 def _ok(accepted: Accepted) -> Response:
@@ -117,9 +117,12 @@ def _accepted_later(download: Download) -> Response:
 class _Upload:
     """One upload while its form is read; the parts may come in any order."""
 
-    def __init__(self, intake: OrganizationIntake, stack: AsyncExitStack) -> None:
+    def __init__(
+        self, intake: OrganizationIntake, stack: AsyncExitStack, reservation: Reservation
+    ) -> None:
         self._intake = intake
         self._stack = stack
+        self._reservation = reservation
         self._texts: dict[str, bytes] = {}
         self._seen: set[str] = set()
         self._now = ""
@@ -173,7 +176,7 @@ class _Upload:
             if "metadata" in self._texts:
                 await self._judge()
             if self._file.allowed and not self.signed_url:
-                stage = self._intake.stage(self._file.extension)
+                stage = self._intake.stage(self._file.extension, self._reservation)
                 self._stage = await self._stack.enter_async_context(stage)
 
     async def _take(self, chunk: bytes) -> None:

@@ -1,0 +1,173 @@
+"""What each upload takes of its organization's quota, from its first byte to its end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sys
+import threading
+from typing import TYPE_CHECKING, Self
+
+import structlog
+
+from earmark.database import reservations as stored
+from earmark.errors import UnavailableError
+from earmark.model import new_id
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+    from concurrent.futures import Executor
+    from types import TracebackType
+    from uuid import UUID
+
+    from earmark.database import Database
+    from earmark.model import Quota
+
+KEEP_SECONDS = stored.HOLD_SECONDS / 3
+"""How often the end of what is on its way is put off."""
+
+STEP_BYTES = 8 * 1024 * 1024
+"""Reserved ahead of an upload that does not say how long it is: one statement for as many."""
+
+log = structlog.get_logger("earmark.quota")
+
+
+class Reservations:
+    """The reservations of one process."""
+
+    def __init__(self, database: Database, pool: Executor, quota: Callable[[UUID], Quota]) -> None:
+        """Opens nothing yet.
+
+        Args:
+            database: where those of all processes are.
+            pool: for what blocks.
+            quota: of an organization; it may block.
+        """
+        self.quota = quota
+        self._pool = pool
+        self.stored = stored.Reservations(database)
+        self._held: set[UUID] = set()
+        self._lock = threading.Lock()
+
+    def of(self, organization_id: UUID) -> Reservation:
+        """A reservation of an organization, which has yet to begin."""
+        return Reservation(self, organization_id)
+
+    async def run(self, function: Callable[..., object], *args: int) -> None:
+        """Runs a function that blocks to its end, whatever becomes of the caller."""
+        await asyncio.shield(asyncio.wrap_future(self._pool.submit(function, *args)))
+
+    def hold(self, id_: UUID) -> None:
+        """Has the end of a reservation put off from now on."""
+        with self._lock:
+            self._held.add(id_)
+
+    def drop(self, id_: UUID) -> None:
+        """Puts its end off no more."""
+        with self._lock:
+            self._held.discard(id_)
+
+    def holds(self, id_: UUID) -> bool:
+        """Whether its end is put off."""
+        return id_ in self._held
+
+    @contextlib.asynccontextmanager
+    async def tended(self) -> AsyncIterator[None]:
+        """While the block runs, reservations do not end before their uploads."""
+        tending = asyncio.create_task(self._tend())
+        try:
+            yield
+        finally:
+            tending.cancel()
+            await asyncio.gather(tending, return_exceptions=True)
+
+    async def _tend(self) -> None:
+        while True:
+            await asyncio.sleep(KEEP_SECONDS)
+            try:
+                await self.run(self._keep)
+            except UnavailableError as error:
+                log.warning("quota.unkept", error=str(error))
+
+    def _keep(self) -> None:
+        with self._lock:
+            held = list(self._held)
+        if held:
+            self.stored.keep(held)
+
+
+class Reservation:
+    """The part of one upload; an asynchronous context manager that gives it back.
+
+    Attributes:
+        id: of the interaction that the upload becomes.
+    """
+
+    def __init__(self, reservations: Reservations, organization_id: UUID) -> None:
+        self.id = new_id()
+        self._reservations = reservations
+        self._organization_id = organization_id
+        self._covered_bytes = 0
+
+    def begin(self, least_bytes: int, most_bytes: int | None) -> None:
+        """Reserves what the upload is going to take, if there is a quota. Blocks.
+
+        Args:
+            least_bytes: as many will come for sure; even an empty room has no place for none.
+            most_bytes: no more will come; None if nobody knows.
+
+        Raises:
+            TooManyUploadsError: the organization has too many on their way.
+            StorageQuotaError: the least does not fit.
+            UnavailableError: the database cannot serve.
+        """
+        wanted = least_bytes + STEP_BYTES if most_bytes is None else most_bytes
+        if self._reserve(max(1, least_bytes), max(1, wanted)):
+            self._reservations.hold(self.id)
+
+    async def cover(self, size_bytes: int) -> None:
+        """Sees to it that as many bytes are reserved.
+
+        Raises:
+            StorageQuotaError: they do not fit.
+            UnavailableError: the database cannot serve.
+        """
+        if size_bytes > self._covered_bytes:
+            await self._reservations.run(self._reserve, size_bytes, size_bytes + STEP_BYTES)
+
+    def end(self) -> None:
+        """Gives it back, if there is something to give. Blocks."""
+        if self._reservations.holds(self.id):
+            self._reservations.drop(self.id)
+            with contextlib.suppress(UnavailableError):  # then it ends when its time is over
+                self._reservations.stored.release(self._organization_id, self.id)
+
+    async def __aenter__(self) -> Self:
+        """Nothing to do: it has begun."""
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Gives it back, even while the caller is being cancelled."""
+        if self._reservations.holds(self.id):
+            await self._reservations.run(self.end)
+
+    def _reserve(self, least_bytes: int, wanted_bytes: int) -> bool:
+        """Whether there is something to give back."""
+        quota = self._reservations.quota(self._organization_id)
+        if not quota.stored_bytes and not quota.uploads_at_once:
+            self._covered_bytes = sys.maxsize
+            return False
+        reserved = self._reservations.stored.reserve(
+            self._organization_id,
+            self.id,
+            quota,
+            least_bytes=least_bytes,
+            wanted_bytes=wanted_bytes,
+        )
+        self._covered_bytes = reserved if quota.stored_bytes else sys.maxsize
+        return True
