@@ -45,6 +45,7 @@ class Books:
         node_id: UUID | None = None,
         status: Status = Status.RECEIVED,
         id_: UUID | None = None,
+        size_bytes: int = 3,
         **fields: Any,
     ) -> UUID:
         id_ = id_ or new_id()
@@ -61,7 +62,7 @@ class Books:
                 submission,
                 id_=id_,
                 received_at=now(),
-                size_bytes=3,
+                size_bytes=size_bytes,
                 sha256=b"\xab" * 32,
                 agent_id=agent_id,
                 node_id=node_id,

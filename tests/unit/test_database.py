@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import threading
 from datetime import UTC, datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
-from earmark.database import Database, migrate, processing, submissions, tables, workers
+from earmark.database import Database, core, migrate, processing, submissions, tables, workers
 from earmark.errors import SettingsError, UnavailableError
 from earmark.model import (
     AgentSent,
@@ -271,6 +272,33 @@ def test_a_sqlite_that_another_process_writes_for_too_long_is_unavailable(
     with database.write(None), impatient.read(None) as scope:
         assert scope.row(sa.text("SELECT 1"))[0] == 1  # readers never wait
     impatient.close()
+
+
+class Racing:
+    """A connection that is refused without being made to wait, as in a race for a new file."""
+
+    def __init__(self, *codes: int) -> None:
+        self.errors = []
+        for code in codes:
+            self.errors.append(sqlite3.OperationalError("refused"))
+            self.errors[-1].sqlite_errorcode = code
+
+    def execute(self, _statement: str) -> None:
+        if self.errors:
+            raise self.errors.pop(0)
+
+
+def test_who_loses_the_race_for_a_new_sqlite_file_tries_again():
+    racing = Racing(sqlite3.SQLITE_BUSY, sqlite3.SQLITE_BUSY)
+    core._keep_a_log_ahead(racing)  # type: ignore[arg-type]
+    assert not racing.errors
+
+
+@pytest.mark.parametrize(("code", "busy_seconds"), [(sqlite3.SQLITE_BUSY, -1), (10, 15)])
+def test_but_neither_for_ever_nor_for_another_reason(monkeypatch, code, busy_seconds):
+    monkeypatch.setattr(core, "BUSY_SECONDS", busy_seconds)
+    with pytest.raises(sqlite3.OperationalError):
+        core._keep_a_log_ahead(Racing(code, code))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

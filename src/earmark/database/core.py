@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import sqlite3
 import threading
 import time
 from functools import cached_property
@@ -33,6 +34,9 @@ BUSY_SECONDS = 15
 
 FORMS_REMEMBERED = 1000
 """Forms of statements of which we remember the tables: more than there are in the code."""
+
+BUSY_LOOK_SECONDS = 0.01
+"""How often one looks whether it is free, where SQLite does not wait by itself."""
 
 POOL_SIZE = 10
 """Connections of one process; more threads than this wait for one."""
@@ -330,7 +334,7 @@ def _sqlite(path: Path) -> sa.Engine:
     @event.listens_for(engine, "connect")
     def _connect(connection: Any, _record: Any) -> None:
         connection.isolation_level = None  # transactions begin below, not in the driver
-        connection.execute("PRAGMA journal_mode=WAL")
+        _keep_a_log_ahead(connection)
         # FULL, not NORMAL: with NORMAL a power loss undoes commits that were acknowledged.
         connection.execute("PRAGMA synchronous=FULL")
         connection.execute("PRAGMA foreign_keys=ON")
@@ -343,6 +347,23 @@ def _sqlite(path: Path) -> sa.Engine:
         connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
 
     return engine
+
+
+def _keep_a_log_ahead(connection: sqlite3.Connection) -> None:
+    """Has a file written ahead in a log, which stays so.
+
+    Of processes that open a new file at once, SQLite refuses all but one without waiting.
+    """
+    deadline = time.monotonic() + BUSY_SECONDS
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+            time.sleep(BUSY_LOOK_SECONDS)
+        else:
+            return
 
 
 def _unsynced(path: Path) -> sa.Engine:
