@@ -19,7 +19,7 @@ from earmark.database import tables
 from earmark.directory import Directory
 from earmark.intake import Downloading, Intake, Limits
 from earmark.interactions import Interactions
-from earmark.model import Grant, Principal
+from earmark.model import Grant, Principal, Quota
 from earmark.storage import open_store
 from earmark.web import Heart
 from shared_app import App
@@ -77,12 +77,17 @@ class Service:
         idle_seconds: float = 20,
         store: Store | None = None,
         downloading: Downloading | None = None,
+        quota: Quota | None = None,
     ) -> None:
         self.database = database
         self.folder = folder
         self.store = store or open_store(folder.as_uri())
         self.access = Access(
-            database, secret_key=b"k" * 32, issuer="https://earmark.example", rate_limit=rate
+            database,
+            secret_key=b"k" * 32,
+            issuer="https://earmark.example",
+            rate_limit=rate,
+            quota=quota or Quota(),
         )
         self.interactions = Interactions(database, self.store)
         self.directory = Directory(database)
@@ -90,7 +95,12 @@ class Service:
         self.runner = asyncio.Runner()
         limits = Limits(max_upload_bytes, reserve_bytes, 8 * MIBIBYTE)
         self.intake = Intake(
-            database, self.store, limits=limits, pool=self.pool, downloading=downloading
+            database,
+            self.store,
+            limits=limits,
+            pool=self.pool,
+            quota=self.access.quotas.of,
+            downloading=downloading,
         )
         self.app = App(
             Heart(

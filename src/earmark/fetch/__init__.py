@@ -123,18 +123,27 @@ class Fetcher:
         return destination
 
     async def download(
-        self, destination: Destination, sink: Callable[[bytes], Awaitable[None]]
+        self,
+        destination: Destination,
+        sink: Callable[[bytes], Awaitable[None]],
+        *,
+        sized: Callable[[int], Awaitable[None]] | None = None,
     ) -> None:
-        """Downloads all of a file; `sink` takes its bytes in order, and is waited for.
+        """Downloads all of a file.
 
         A connection that is cut is taken up where it was, if the server lets that be done safely.
+
+        Args:
+            destination: where it is.
+            sink: takes its bytes in order, and is waited for.
+            sized: is told before the first byte how many come, if the server says so.
 
         Raises:
             FetchError: it failed; what the sink got is not the file.
         """
         try:
             async with asyncio.timeout(self._limits.seconds):
-                await _Download(self._walls, self._limits, sink).run(destination)
+                await _Download(self._walls, self._limits, sink, sized).run(destination)
         except TimeoutError:
             raise FetchError(Why.SIGNED_URL_TOO_SLOW, "deadline") from None
 
@@ -143,11 +152,16 @@ class _Download:
     """One file on its way, over as many connections as it takes."""
 
     def __init__(
-        self, walls: Walls, limits: Limits, sink: Callable[[bytes], Awaitable[None]]
+        self,
+        walls: Walls,
+        limits: Limits,
+        sink: Callable[[bytes], Awaitable[None]],
+        sized: Callable[[int], Awaitable[None]] | None,
     ) -> None:
         self._walls = walls
         self._limits = limits
         self._sink = sink
+        self._sized = sized
         self._received = 0
         self._total: int | None = None
         self._tag: bytes | None = None
@@ -223,6 +237,8 @@ class _Download:
             self._check_rest(headers)
         else:
             self._check_begin(headers)
+            if self._sized is not None and self._total is not None:
+                await self._sized(self._total)
         await self._read(answer)
         return None
 

@@ -397,7 +397,7 @@ class Downloads:
                 if stage.fault is not None:
                     raise RefusedError([stage.fault])
 
-            await self._fetching.fetcher.download(destination, sink)
+            await self._fetching.fetcher.download(destination, sink, sized=reservation.cover)
             await stage.finish()
 
             def end(scope: Scope) -> None:
