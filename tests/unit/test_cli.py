@@ -412,6 +412,71 @@ def test_which_channel_is_the_agents_is_set_for_each_organization(earmark):
     assert 'There is no organization "Other"' in ended.err
 
 
+def test_what_an_organization_may_use_is_set_shown_and_audited(earmark, monkeypatch):
+    monkeypatch.setenv("EARMARK_QUOTA_UPLOADS_AT_ONCE", "8")
+    earmark("client", "create", "--org", "First", "--create-org")
+    quota = ("organization", "quota", "--org", "First")
+    assert [line.split() for line in earmark(*quota).out.splitlines()] == [
+        ["stored_bytes", "no", "limit", "(default)"],
+        ["uploads_at_once", "8", "(default)"],
+        ["uploads_per_minute", "no", "limit", "(default)"],
+    ]
+    ended = earmark(*quota, "--stored", "1.5KiB", "--uploads-at-once", "0")
+    assert [line.split() for line in ended.out.splitlines()][:2] == [
+        ["stored_bytes", "1,536"],
+        ["uploads_at_once", "no", "limit"],
+    ]
+    back = earmark(*quota, "--uploads-at-once", "default", "--uploads-per-minute", "60")
+    assert [line.split() for line in back.out.splitlines()] == [
+        ["stored_bytes", "1,536"],
+        ["uploads_at_once", "8", "(default)"],
+        ["uploads_per_minute", "60"],
+    ]
+    rows = [json.loads(line) for line in earmark("audit", "list", "--json").out.splitlines()]
+    assert [row["detail"] for row in rows if row["action"] == "organization.set"] == [
+        {"quota_stored_bytes": 1536, "quota_uploads_at_once": 0},
+        {"quota_uploads_at_once": None, "quota_uploads_per_minute": 60},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("--stored", "much"), "--stored: Use a whole number, for bytes also with KiB"),
+        (("--stored", "-1"), "--stored: Use a whole number up to 1,152,921,504,606,846,976;"),
+        (("--uploads-at-once", "1KiB"), "--uploads-at-once: Use a whole number"),
+        (("--uploads-at-once", "1.5"), "--uploads-at-once: Use a whole number"),
+        (("--uploads-per-minute", "1000001"), "--uploads-per-minute: Use a whole number up to 1,"),
+    ],
+)
+def test_a_quota_that_is_none_is_refused_with_its_mend(earmark, words, told):
+    earmark("client", "create", "--org", "First", "--create-org")
+    ended = earmark("organization", "quota", "--org", "First", *words)
+    assert ended.status == 1
+    assert told in ended.err
+    assert "1,536" not in earmark("organization", "quota", "--org", "First").out
+
+
+def test_what_organizations_use_is_told(earmark):
+    for name in ("First", "Second"):
+        earmark("client", "create", "--org", name, "--create-org")
+    earmark("organization", "quota", "--org", "Second", "--stored", "1KiB")
+    assert earmark("organization", "usage").out.splitlines() == [
+        "First  0 bytes of no limit, 0 uploads on their way of no limit, no limit a minute",
+        "Second  0 bytes of 1,024, 0 uploads on their way of no limit, no limit a minute",
+    ]
+    (row,) = json.loads(earmark("organization", "usage", "--org", "Second", "--json").out)
+    assert row == {
+        "organization": "Second",
+        "stored_bytes": 0,
+        "uploads": 0,
+        "uploads_bytes": 0,
+        "quota": {"stored_bytes": 1024, "uploads_at_once": 0, "uploads_per_minute": 0},
+    }
+    ended = earmark("organization", "usage", "--org", "Third")
+    assert (ended.status, ended.out) == (1, "")
+
+
 def test_models_are_listed_installed_or_not(earmark, monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
     folder = tmp_path / "earmark" / "models"

@@ -127,6 +127,7 @@ class OrganizationIntake:
         limit = self._stages.limits.upload_bytes
         if least_bytes is not None and least_bytes > limit:
             raise TooLargeError(limit)
+        self._reservations.repeat_refusal(self.principal.organization_id, least_bytes or 1)
         reservation = self._reservations.of(self.principal.organization_id)
         admitting = self._stages.submit(self._admit, reservation, least_bytes or 0, most_bytes)
         try:

@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import sys
 import threading
+import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
 import structlog
 
+from earmark.access.cache import Cache
 from earmark.database import reservations as stored
-from earmark.errors import UnavailableError
+from earmark.errors import StorageQuotaError, TooManyUploadsError, UnavailableError
 from earmark.model import new_id
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Iterator
     from concurrent.futures import Executor
     from types import TracebackType
     from uuid import UUID
 
     from earmark.database import Database
+    from earmark.errors import CallerError
     from earmark.model import Quota
 
 KEEP_SECONDS = stored.HOLD_SECONDS / 3
@@ -29,7 +34,23 @@ KEEP_SECONDS = stored.HOLD_SECONDS / 3
 STEP_BYTES = 8 * 1024 * 1024
 """Reserved ahead of an upload that does not say how long it is: one statement for as many."""
 
+REFUSED_SECONDS = 0.1
+"""How long a refusal is repeated from memory: whoever sends against a limit without a pause then
+costs others no look at the database. What is given back in this process ends it at once."""
+
+REMEMBERED = 10_000
+"""Organizations whose last refusal is remembered, about 300 bytes each."""
+
 log = structlog.get_logger("earmark.quota")
+
+
+@dataclass(frozen=True, slots=True)
+class _Refusal:
+    """That an upload of `least_bytes` was refused, and any other as large would have been."""
+
+    error: Callable[[], CallerError]
+    least_bytes: int
+    until: float
 
 
 class Reservations:
@@ -48,6 +69,7 @@ class Reservations:
         self.stored = stored.Reservations(database)
         self._held: set[UUID] = set()
         self._lock = threading.Lock()
+        self._refusals: Cache[UUID, _Refusal] = Cache(REMEMBERED)
 
     def of(self, organization_id: UUID) -> Reservation:
         """A reservation of an organization, which has yet to begin."""
@@ -70,6 +92,32 @@ class Reservations:
     def holds(self, id_: UUID) -> bool:
         """Whether its end is put off."""
         return id_ in self._held
+
+    def repeat_refusal(self, organization_id: UUID, least_bytes: int) -> None:
+        """Raises what such an upload of the organization got a moment ago; does not block."""
+        refusal = self._refusals.get(organization_id)
+        if refusal and refusal.least_bytes <= least_bytes and time.monotonic() < refusal.until:
+            raise refusal.error()
+
+    @contextlib.contextmanager
+    def remembering(self, organization_id: UUID, least_bytes: int) -> Iterator[None]:
+        """Remembers it if the block refuses such an upload."""
+        began = time.monotonic()
+        try:
+            yield
+        except TooManyUploadsError as error:
+            again = functools.partial(TooManyUploadsError, error.retry_after_seconds)
+            refusal = _Refusal(again, 0, began + REFUSED_SECONDS)
+            self._refusals.put(organization_id, refusal)
+            raise
+        except StorageQuotaError:
+            refusal = _Refusal(StorageQuotaError, least_bytes, began + REFUSED_SECONDS)
+            self._refusals.put(organization_id, refusal)
+            raise
+
+    def forget_refusal(self, organization_id: UUID) -> None:
+        """Has it found out anew: something was given back."""
+        self._refusals.forget(organization_id)
 
     @contextlib.asynccontextmanager
     async def tended(self) -> AsyncIterator[None]:
@@ -122,8 +170,10 @@ class Reservation:
             UnavailableError: the database cannot serve.
         """
         wanted = least_bytes + STEP_BYTES if most_bytes is None else most_bytes
-        if self._reserve(max(1, least_bytes), max(1, wanted)):
-            self._reservations.hold(self.id)
+        least = max(1, least_bytes)
+        with self._reservations.remembering(self._organization_id, least):
+            if self._reserve(least, max(1, wanted)):
+                self._reservations.hold(self.id)
 
     async def cover(self, size_bytes: int) -> None:
         """Sees to it that as many bytes are reserved.
@@ -141,6 +191,7 @@ class Reservation:
             self._reservations.drop(self.id)
             with contextlib.suppress(UnavailableError):  # then it ends when its time is over
                 self._reservations.stored.release(self._organization_id, self.id)
+            self._reservations.forget_refusal(self._organization_id)
 
     async def __aenter__(self) -> Self:
         """Nothing to do: it has begun."""
