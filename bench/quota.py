@@ -3,11 +3,11 @@
     ./run bench quota [UPLOADS] [--only sqlite|postgresql]
 
 A real server with one web process, and two organizations. One uploads recordings, one after the
-other, and is measured. A program of its own floods the server with those of the other, as many as
-`EARMARK_RATE_LIMIT` lets one client send by default: first without a quota, so that all of them are
-taken, then with each of the three, so that nearly all are refused. Rounds with the flood and
-without take turns, so that whatever else the machine does falls on both; compared are the medians
-of each pair of rounds, and told is the median of these.
+other, and is measured. A program of its own floods the server with those of the other, at twice
+the default of `EARMARK_RATE_LIMIT`: first without a quota, so that all of them are taken, then
+with each of the three, so that nearly all are refused. Rounds with the flood and without take
+turns, so that whatever else the machine does falls on both; compared are the medians of each pair
+of rounds, and told is the median of these ratios.
 """
 
 from __future__ import annotations

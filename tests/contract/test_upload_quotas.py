@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,6 +13,7 @@ import pytest
 from contract.forms import WAV, body, file_part, meta, metadata_part
 from contract.serving import Service
 from earmark.access import parse_rate
+from earmark.database.reservations import Reservations
 from earmark.intake import reservations as intake_reservations
 from earmark.model import Quota, Usage
 
@@ -273,3 +275,61 @@ def test_without_a_quota_nothing_is_reserved(
     assert answer.status == 200
     assert "ratelimit" not in answer.headers
     assert usage(caller) == Usage(len(WAV), 0, 0)
+
+
+@ours
+@pytest.mark.parametrize(
+    ("quota", "status"),
+    [
+        pytest.param(Quota(stored_bytes=1), 507, id="bytes"),
+        pytest.param(Quota(uploads_at_once=1), 429, id="at once"),
+    ],
+)
+def test_a_flood_of_refused_uploads_does_not_ask_the_database(
+    make: Callable[..., Service],
+    quota: Quota,
+    status: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(intake_reservations, "REFUSED_SECONDS", 60)
+    service = make(quota=quota)
+    caller, other = service.caller(), service.caller("Second")
+    length = str(2 * MEBIBYTE)
+    asked: list[object] = []
+    reserve = Reservations.reserve
+
+    def watched(self: Reservations, *args: Any, **facts: Any) -> int:
+        asked.append(args)
+        return reserve(self, *args, **facts)
+
+    monkeypatch.setattr(Reservations, "reserve", watched)
+
+    async def story() -> None:
+        upload = {"content_length": length, "expect": "100-continue"}
+        async with AsyncExitStack() as stack:
+            if quota.uploads_at_once:
+                intake = service.intake.for_(caller.principal)
+                await stack.enter_async_context(await intake.admit(None))
+            asked.clear()
+            for _ in range(5):
+                assert (await caller.uploading(b"", **upload)).status == status
+            assert len(asked) == 1
+            assert (await other.uploading(form(b""))).status in {400, 507}
+            assert len(asked) == 2
+            monkeypatch.setattr(intake_reservations, "REFUSED_SECONDS", 0)
+        service.intake._reservations._refusals.forget(caller.principal.organization_id)
+        await asyncio.gather(*(caller.uploading(b"", **upload) for _ in range(3)))
+        assert len(asked) == 5, "soon it is asked again"
+
+    service.runner.run(story())
+
+
+@ours
+def test_what_is_refused_for_its_size_says_nothing_of_smaller_uploads(
+    make: Callable[..., Service], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(intake_reservations, "REFUSED_SECONDS", 60)
+    caller = make(quota=Quota(stored_bytes=5000)).caller()
+    large = {"content_length": str(3 * MEBIBYTE), "expect": "100-continue"}
+    assert [caller.upload(b"", **large).status for _ in range(2)] == [507, 507]
+    assert caller.upload(form()).status == 200
