@@ -218,6 +218,8 @@ def test_many_downloads_of_one_organization_do_not_take_the_places_of_all(
         await until(lambda: len(store.under_way) == 3)
         await asyncio.sleep(0.1)
         assert len(store.under_way) == 3
+        begun = service.intake._downloads._tasks
+        assert len(begun) == (3 if headers else 9), "others are left to other processes"
         answer = await other.uploading(form("free-0"), **headers)
         if headers:
             assert (await record(other, answer))["status"] == "received"

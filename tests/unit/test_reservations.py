@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -16,13 +17,21 @@ from books import Books
 from earmark.database import Database, interactions, migrate, tables
 from earmark.database.core import Scope
 from earmark.database.reservations import HOLD_SECONDS, Reservations
-from earmark.errors import EarmarkError, StorageQuotaError, TooManyUploadsError
+from earmark.errors import (
+    EarmarkError,
+    StorageQuotaError,
+    TooManyUploadsError,
+    UnavailableError,
+)
+from earmark.intake import Intake, Limits
+from earmark.intake import reservations as intake_reservations
 from earmark.interactions import Interactions
 from earmark.model import Correction, Quota, Usage, new_id, now
 from earmark.storage import open_store
+from processing import wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
     from uuid import UUID
 
@@ -354,3 +363,100 @@ def test_an_upgrade_counts_what_is_stored_already(
         scope.run(sa.delete(tables.interaction))
     assert stored(database, organizations[0]) == 0
     database.close()
+
+
+# One process
+
+
+@pytest.fixture
+def intake(database: Database, principal: Principal, tmp_path: Path) -> Iterator[Intake]:
+    store = open_store((tmp_path / "storage").as_uri())
+    limits = Limits(upload_bytes=1 << 40, reserve_bytes=0, buffer_bytes=1 << 20)
+    with ThreadPoolExecutor(4) as pool:
+        yield Intake(database, store, limits=limits, pool=pool, quota=lambda _: TWO)
+
+
+def held(database: Database) -> list[float]:
+    with database.unsynced.read(None) as scope:
+        return [row.held_until for row in scope.rows(sa.select(tables.reservation))]
+
+
+def test_a_process_keeps_what_is_on_its_way_until_it_ends(
+    intake: Intake, principal: Principal, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(intake_reservations, "KEEP_SECONDS", 0.01)
+
+    async def story() -> None:
+        async with intake.tended():
+            async with await intake.for_(principal).admit(None):
+                (first,) = held(database)
+                await asyncio.to_thread(wait_until, lambda: held(database) > [first])
+            assert held(database) == []
+
+    asyncio.run(story())
+
+
+def test_an_outage_ends_neither_the_keeping_nor_the_upload(
+    intake: Intake, principal: Principal, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(intake_reservations, "KEEP_SECONDS", 0.01)
+    away = threading.Event()
+    tried = threading.Event()
+
+    def unless_away(act: Callable[..., None]) -> Callable[..., None]:
+        def acting(self: Reservations, *args: Any) -> None:
+            if away.is_set():
+                tried.set()
+                raise UnavailableError("away")
+            act(self, *args)
+
+        return acting
+
+    for name in ("keep", "release"):
+        monkeypatch.setattr(Reservations, name, unless_away(getattr(Reservations, name)))
+
+    async def story() -> None:
+        async with intake.tended():
+            async with await intake.for_(principal).admit(None):
+                away.set()
+                await asyncio.to_thread(tried.wait, 20)
+                away.clear()
+                (first,) = held(database)
+                await asyncio.to_thread(wait_until, lambda: held(database) > [first])
+                away.set()
+            assert len(held(database)) == 1, "it ends by itself"
+
+    asyncio.run(story())
+
+
+def test_who_leaves_while_a_place_is_reserved_leaves_none(
+    intake: Intake, principal: Principal, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+    reserve = Reservations.reserve
+
+    def slow(self: Reservations, *args: Any, **facts: Any) -> int:
+        begun.set()
+        assert go_on.wait(20)
+        return reserve(self, *args, **facts)
+
+    monkeypatch.setattr(Reservations, "reserve", slow)
+    ended = threading.Event()
+    release = Reservations.release
+
+    def releasing(self: Reservations, *args: Any) -> None:
+        release(self, *args)
+        ended.set()
+
+    monkeypatch.setattr(Reservations, "release", releasing)
+
+    async def story() -> None:
+        admitting = asyncio.create_task(intake.for_(principal).admit(None))
+        await asyncio.to_thread(begun.wait, 20)
+        admitting.cancel()
+        await asyncio.gather(admitting, return_exceptions=True)
+        go_on.set()
+        assert await asyncio.to_thread(ended.wait, 20)
+
+    asyncio.run(story())
+    assert held(database) == []

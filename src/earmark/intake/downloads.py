@@ -166,6 +166,7 @@ class Downloads:
         self._turns = Turns(settings.at_once if settings else 0)
         self._tasks: dict[UUID, asyncio.Task[None]] = {}
         self._begun: Counter[UUID] = Counter()
+        self._taking_up = asyncio.Lock()
         self._kept_at = self._purged_at = float("-inf")
 
     async def take_in(
@@ -454,14 +455,15 @@ class Downloads:
 
     async def _take_up(self) -> None:
         """Begins promised downloads that nobody holds, as far as there is room."""
-        while self._turns.free:
-            crowded = {one for one, begun in self._begun.items() if begun >= self._turns.share}
-            claimed = await self._stages.run(self._claim, crowded)
-            if claimed is None:
-                return
-            order = await self._stages.run(self._opened, claimed)
-            if order is not None:
-                self._start(order)
+        async with self._taking_up:  # or several would fill the same room
+            while self._turns.free:
+                crowded = {one for one, begun in self._begun.items() if begun >= self._turns.share}
+                claimed = await self._stages.run(self._claim, crowded)
+                if claimed is None:
+                    return
+                order = await self._stages.run(self._opened, claimed)
+                if order is not None:
+                    self._start(order)
 
     def _claim(self, crowded: Collection[UUID]) -> downloads.Claimed | None:
         with self._database.write(None) as scope:
