@@ -40,7 +40,7 @@ class Store(Fetcher):
     def __init__(self) -> None:
         super().__init__(Walls(), Limits(1 << 40))
         self.under_way: list[str] = []
-        self.sized = 0
+        self.sent = 0
         self.open = asyncio.Event()
 
     @override
@@ -57,7 +57,7 @@ class Store(Fetcher):
             await self.open.wait()
         if path.startswith("/sized") and sized is not None:
             await sized(len(WAV) + 1000 * int(path.rpartition("-")[2]))
-            self.sized += 1
+        self.sent += 1
         await sink(WAV)
         for _ in range(int(path.rpartition("-")[2])):
             await sink(bytes(1000))
@@ -151,7 +151,7 @@ def test_a_download_that_says_how_large_it_is_fails_before_its_first_byte(
     service = make(quota=Quota(stored_bytes=5000))
     caller = service.caller()
     assert caller.upload(form("sized-5")).status == 507
-    assert store.sized == 0
+    assert store.sent == 0
     assert caller.upload(form("sized-4")).status == 200
 
 
@@ -199,6 +199,27 @@ def test_a_download_without_a_place_waits_and_does_not_hold_up_others(
             await asyncio.sleep(0.1)
             assert not held.done()
         await held
+
+    run(service, story)
+
+
+def test_a_download_that_waits_for_a_place_has_no_turn_meanwhile(
+    make: Callable[..., Service], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(downloading_module, "LOOK_SECONDS", 3600)
+    service = make(at_once=1, quota=Quota(uploads_at_once=1))
+    caller, other = service.caller(), service.caller("Second")
+    intake, downloads = service.intake.for_(caller.principal), service.intake._downloads
+
+    async def story() -> None:
+        async with await intake.admit(None), asyncio.timeout(20):
+            waiting = asyncio.create_task(
+                intake.download(SUBMISSION, "https://store.example/free-1")
+            )
+            await until(lambda: bool(downloads._begun))
+            await until(lambda: downloads._turns.free == 1)
+            assert (await other.uploading(form("free-0"))).status == 200
+            waiting.cancel()
 
     run(service, story)
 
