@@ -41,7 +41,7 @@ from serving import Caller, Server, serving
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-UPLOADS = 20
+UPLOADS = 15
 """Measured in each round."""
 
 ROUNDS = 5
