@@ -50,14 +50,14 @@ class Moment:
     def __init__(self) -> None:
         self.at = 1_000_000.0
 
-    def __call__(self) -> float:
-        return self.at
+    def __get__(self, _scope: object, _kind: object) -> Any:
+        return sa.literal(self.at)
 
 
 @pytest.fixture
 def moment(monkeypatch: pytest.MonkeyPatch) -> Moment:
     made = Moment()
-    monkeypatch.setattr(Scope, "clock", made)
+    monkeypatch.setattr(Scope, "moment", made)
     return made
 
 

@@ -115,11 +115,16 @@ class Scope:
         plain = [value.hex if isinstance(value, UUID) else value for value in values]
         return sa.func.json_each(json.dumps(plain)).table_valued(value)
 
+    @property
+    def moment(self) -> sa.ColumnElement[float]:
+        """Seconds since 1970 by the clock that all processes share, within a statement."""
+        return _SERVER_MOMENT if self.is_postgresql else sa.literal(time.time())
+
     def clock(self) -> float:
-        """Seconds since 1970 by the clock that all processes share."""
+        """The same as a number."""
         if not self.is_postgresql:
             return time.time()
-        return float(self.connection.execute(_CLOCK).scalar_one())
+        return float(self.connection.execute(sa.select(self.moment)).scalar_one())
 
     def read_in_order(self) -> None:
         """Has PostgreSQL walk along indexes that have the order wanted, until this ends.
@@ -274,7 +279,7 @@ _IN_ORDER = sa.text(
 _BIND = sa.text("SELECT set_config('earmark.organization', :whose, true)")
 
 
-_CLOCK = sa.select(sa.extract("epoch", sa.func.clock_timestamp()))
+_SERVER_MOMENT = sa.cast(sa.extract("epoch", sa.func.clock_timestamp()), sa.Double)
 
 
 _UNSYNCED = [

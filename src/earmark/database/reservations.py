@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 
-from earmark.database.tables import interaction, reservation, stored_bytes
+from earmark.database.tables import reservation
 from earmark.errors import StorageQuotaError, TooManyUploadsError
 from earmark.model import Usage
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping
+    from collections.abc import Collection, Iterator
     from uuid import UUID
 
     from earmark.database.core import Database, Scope
@@ -68,8 +68,7 @@ class Reservations:
         """
         with self._database.unsynced.write(organization_id) as scope:
             scope.serialise("reservation", str(organization_id))
-            now = scope.clock()
-            found = _held(scope, now)
+            found = _held(scope)
             is_new = found.pop(id_, None) is None
             if is_new and quota.uploads_at_once and len(found) >= quota.uploads_at_once:
                 raise TooManyUploadsError(AT_ONCE_RETRY_SECONDS)
@@ -79,7 +78,10 @@ class Reservations:
                 size = min(size, quota.stored_bytes - taken)
             if size < least_bytes:
                 raise StorageQuotaError
-            _put(scope, id_, {"bytes": size, "held_until": now + HOLD_SECONDS})
+            values = {"bytes": size, "held_until": scope.moment + HOLD_SECONDS}
+            if not (is_new and scope.insert_if_absent(reservation, {"id": id_, **values})):
+                mine = reservation.c.id == id_
+                scope.run(sa.update(reservation).where(mine).values(**values))
         return size
 
     def release(self, organization_id: UUID, id_: UUID) -> None:
@@ -90,28 +92,21 @@ class Reservations:
     def keep(self, ids: Collection[UUID]) -> None:
         """Puts off the end of reservations, and forgets those of processes that died."""
         with self._database.unsynced.write(None) as scope:
-            now = scope.clock()
-            mine = reservation.c.id.in_(ids)
-            scope.run(sa.update(reservation).where(mine).values(held_until=now + HOLD_SECONDS))
-            scope.run(sa.delete(reservation).where(reservation.c.held_until <= now))
+            mine = sa.update(reservation).where(reservation.c.id.in_(ids))
+            scope.run(mine.values(held_until=scope.moment + HOLD_SECONDS))
+            scope.run(sa.delete(reservation).where(reservation.c.held_until <= scope.moment))
 
     def usage(self, organization_id: UUID) -> Usage:
         """What an organization uses now."""
         with self._database.unsynced.read(organization_id) as scope:
-            found = _held(scope, scope.clock())
+            found = _held(scope)
             return Usage(self._stored(scope, ()), len(found), sum(found.values()))
 
     def _stored(self, scope: Scope, without: Collection[UUID]) -> int:
         """The bytes of media that is stored, those of some interactions left out."""
-        mine = scope.organization_id
-        total = sa.select(_sum(stored_bytes.c.bytes)).where(stored_bytes.c.organization_id == mine)
-        others = sa.select(_sum(interaction.c.size_bytes)).where(
-            interaction.c.organization_id == mine, interaction.c.id.in_(without)
-        )
-        # One statement: two would see two moments, and what is committed between them not once.
-        both = sa.select((total.scalar_subquery() - others.scalar_subquery()).label("bytes"))
         with self._synced(scope) as synced:
-            (row,) = synced.rows(both)
+            asked = _STORED.bindparams(mine=scope.organization_id, without=list(without))
+            (row,) = synced.rows(asked)
         return int(row.bytes)
 
     @contextlib.contextmanager
@@ -124,15 +119,19 @@ class Reservations:
                 yield other
 
 
-def _sum(column: sa.Column[int]) -> sa.ColumnElement[int]:
-    return sa.func.coalesce(sa.func.sum(column), 0)
-
-
-def _held(scope: Scope, now: float) -> dict[UUID, int]:
+def _held(scope: Scope) -> dict[UUID, int]:
     columns = sa.select(reservation.c.id, reservation.c.bytes)
-    return {row.id: row.bytes for row in scope.rows(columns.where(reservation.c.held_until > now))}
+    held = columns.where(reservation.c.held_until > scope.moment)
+    return {row.id: row.bytes for row in scope.rows(held)}
 
 
-def _put(scope: Scope, id_: UUID, values: Mapping[str, float]) -> None:
-    if not scope.run(sa.update(reservation).where(reservation.c.id == id_).values(**values)):
-        scope.insert(reservation, {"id": id_, **values})
+# One statement: two would see two moments, and what is committed between them not once. As text,
+# since to build it anew for each upload takes longer than to execute it.
+_STORED = sa.text("""
+    SELECT coalesce((SELECT sum(bytes) FROM stored_bytes WHERE organization_id = :mine), 0)
+    - coalesce((SELECT sum(size_bytes) FROM interaction
+        WHERE organization_id = :mine AND id IN :without), 0) AS bytes
+""").bindparams(
+    sa.bindparam("mine", type_=sa.Uuid()),
+    sa.bindparam("without", type_=sa.Uuid(), expanding=True),
+)
