@@ -178,6 +178,7 @@ def test_downloads_count_among_the_uploads_at_once_and_wait_for_their_place(
         assert (refused.status, refused.text[:34]) == (429, "Your organization has as many uplo")
         store.open.set()
         assert (await record(caller, sent))["status"] == "received"
+        await until(lambda: usage(caller).uploads == 0)  # its place is given back after its end
         assert (await caller.uploading(form("free-0"))).status == 200
 
     run(service, story)
