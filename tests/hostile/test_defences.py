@@ -52,8 +52,13 @@ NO_DEFENCE = {
             *("access:Access.create_client", "access:Access.rotate_secret"),
             *("access:Access.finish_rotation", "access:Access._demand_client"),
             *("access:_organization", "access:_check_names", "access.rate:parse_rate"),
+            "access:_check_quota",
         ),
         ("raise", "a command or a setting of the operator"),
+    ),
+    "web.security:_uploader": (
+        "raise UploadRateError",
+        "a quota: test_uploads_of_an_organization_have_a_rate_beside_that_of_the_client",
     ),
     "access:_external_principal": ("raise", "test_access_issuer has another issuer"),
     "sandbox:_collect": ("did not end", "test_a_child_past_its_deadline_is_killed"),
