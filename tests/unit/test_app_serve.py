@@ -10,6 +10,7 @@ import pytest
 
 from earmark.app import serve, web_process, worker_process
 from earmark.app.listen import Listen, bind, check_listen
+from earmark.app.metering import Metering
 from earmark.config import Settings
 from earmark.errors import SettingsError
 
@@ -74,7 +75,10 @@ def test_a_host_that_is_no_address_here_is_told():
 def test_its_processes_are_web_processes_and_a_worker_unless_none_is_wanted():
     def names(listen: Listen) -> list[str]:
         with socket.socket() as bound:
-            return [child.name for child in serve.children(Settings(), listen, bound)]
+            return [
+                child.name
+                for child in serve.children(Settings(), listen, bound, Metering(Settings(), ()))
+            ]
 
     assert names(Listen("127.0.0.1", 1)) == ["web-0", "worker"]
     assert names(Listen("127.0.0.1", 1, web_processes=2)) == ["web-0", "web-1", "worker"]
@@ -87,7 +91,7 @@ def test_the_web_has_the_socket_and_the_worker_does_not(monkeypatch):
     monkeypatch.setattr(worker_process, "work", lambda *words: given.append(words))
     settings, listen = Settings(), Listen("127.0.0.1", 1)
     with socket.socket() as bound:
-        web, worker = serve.children(settings, listen, bound)
+        web, worker = serve.children(settings, listen, bound, Metering(settings, ()))
         web.main()
         assert bound.fileno() != -1
         worker.main()
