@@ -203,14 +203,15 @@ class Server:
 
     def launch(self) -> subprocess.Popen[bytes]:
         """Starts it without waiting for anything."""
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                [*self.program, "serve", "--port", str(self.port), *self.arguments],
-                env=self.environment,
-                stdout=log,
-                stderr=log,
-            )
+        self.process = self.launch_as("serve", "--port", str(self.port), *self.arguments)
         return self.process
+
+    def launch_as(self, *command: str) -> subprocess.Popen[bytes]:
+        """Starts another command over the same things; whoever did ends it."""
+        with self.log.open("ab") as log:
+            return subprocess.Popen(
+                [*self.program, *command], env=self.environment, stdout=log, stderr=log
+            )
 
     def start(self, *, worker: bool = False) -> Server:
         """Starts it and waits until it takes uploads, and until a worker lives if asked."""

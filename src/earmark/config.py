@@ -18,6 +18,12 @@ KIBIBYTE, MEBIBYTE, GIBIBYTE = 1024, 1024**2, 1024**3
 
 MIN_SECRET_CHARACTERS = 32
 
+PORTS = 65536
+
+_PLACE = re.compile(
+    r"((\[(?P<ipv6>[0-9a-f:.]+)\]|(?P<host>[\w.-]+)):)?(?P<port>\d{1,5})", re.IGNORECASE | re.ASCII
+)
+
 _UNITS = {"": 1, "B": 1, "KIB": KIBIBYTE, "MIB": MEBIBYTE, "GIB": GIBIBYTE}
 
 
@@ -66,6 +72,13 @@ def _issuer(value: str) -> str:
     return value  # as it is: tokens name it to the letter, with or without a slash at the end
 
 
+def _place(value: str) -> str:
+    found = _PLACE.fullmatch(value)
+    if value and not (found and 0 < int(found["port"]) < PORTS):
+        raise ValueError("use a port like 9464, or an address with one like 10.0.0.5:9464")
+    return value
+
+
 def _folder(value: Path) -> Path:
     try:
         str(value.absolute()).encode()
@@ -85,6 +98,7 @@ Networks = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_networks)]
 IssuerUrl = Annotated[str, AfterValidator(_issuer)]
 Hosts = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_hosts)]
 BaseUrl = Annotated[str, AfterValidator(_base_url)]
+Place = Annotated[str, AfterValidator(_place)]
 Folder = Annotated[Path, AfterValidator(_folder)]
 Secret = Annotated[str, AfterValidator(_secret)]
 
@@ -320,6 +334,20 @@ class Settings(BaseSettings):
         pattern="^(debug|info|warning|error)$",
         description="Least severe log line written: debug, info, warning or error.",
     )
+
+    metrics_listen: Place = Field(
+        default="",
+        description="Where Prometheus asks for `/metrics`: a port of this machine's loopback, "
+        "like `9464`, or an address with one, like `10.0.0.5:9464`. Plain HTTP and no password: "
+        "whoever reaches it learns how much is done, and not by whom. Empty means that nothing "
+        "is measured.",
+    )
+
+    @property
+    def metrics_address(self) -> tuple[str, int] | None:
+        """Host and port at which metrics are asked for; None if they are not kept."""
+        found = _PLACE.fullmatch(self.metrics_listen)
+        return found and (found["ipv6"] or found["host"] or "127.0.0.1", int(found["port"]))
 
     @property
     def database_address(self) -> str:

@@ -24,7 +24,8 @@ from earmark.app.parts import Parts
 from earmark.cli import app as commands
 from earmark.database import Database
 from earmark.web import Heart, create_app
-from serving import RECORDING, SECRET_KEY, Caller, Server, serving, until
+from metering import scraped
+from serving import RECORDING, SECRET_KEY, Caller, Server, free_port, serving, until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -155,6 +156,7 @@ def scene(request: pytest.FixtureRequest, new_server: Callable[..., Server]) -> 
         log_level="debug",
         secret_key=SECRET_KEY,
         token_rate_limit="100000/s",
+        metrics_listen=str(free_port()),
     )
     server.program = PROGRAM
     with serving(server, worker=True) as started:
@@ -443,6 +445,19 @@ def test_health_tells_states_alone(scene: Scene) -> None:
         assert answer is not None
         assert seen(path, answer.text, needles(scene.secrets)) == []
         assert answer.status_code == 200
+
+
+def test_metrics_tell_what_happened_and_to_nobody_whose_it_was(scene: Scene) -> None:
+    found = scraped(int(str(scene.server.settings["metrics_listen"])))
+    assert seen("/metrics", found.text, needles(scene.secrets)) == []
+    assert "First" not in found.text  # nor an organization's name
+    assert all(id_ not in found.text for id_ in scene.ids.values() if id_.count("-") == 4)
+    assert found.sum("earmark_uploads_total") > 50
+    assert found.sum("earmark_http_refusals_total", code="internal") >= 2
+    assert found.sum("earmark_steps_total", result="waiting", code="internal") >= 1
+    assert found.sum("earmark_http_requests_total", route="other") >= 3
+    known = {path for path, _ in routes(scene.app)} | {"other"}
+    assert set(found.told("earmark_http_requests_total", "route")) <= known
 
 
 def test_command_lines_and_decoders_environments_hold_nothing(scene: Scene) -> None:

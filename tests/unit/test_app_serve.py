@@ -10,8 +10,10 @@ import pytest
 
 from earmark.app import serve, web_process, worker_process
 from earmark.app.listen import Listen, bind, check_listen
+from earmark.app.metering import Metering
 from earmark.config import Settings
 from earmark.errors import SettingsError
+from serving import free_port
 
 # Where it may listen
 
@@ -74,7 +76,10 @@ def test_a_host_that_is_no_address_here_is_told():
 def test_its_processes_are_web_processes_and_a_worker_unless_none_is_wanted():
     def names(listen: Listen) -> list[str]:
         with socket.socket() as bound:
-            return [child.name for child in serve.children(Settings(), listen, bound)]
+            return [
+                child.name
+                for child in serve.children(Settings(), listen, bound, Metering(Settings(), ()))
+            ]
 
     assert names(Listen("127.0.0.1", 1)) == ["web-0", "worker"]
     assert names(Listen("127.0.0.1", 1, web_processes=2)) == ["web-0", "web-1", "worker"]
@@ -87,9 +92,51 @@ def test_the_web_has_the_socket_and_the_worker_does_not(monkeypatch):
     monkeypatch.setattr(worker_process, "work", lambda *words: given.append(words))
     settings, listen = Settings(), Listen("127.0.0.1", 1)
     with socket.socket() as bound:
-        web, worker = serve.children(settings, listen, bound)
+        web, worker = serve.children(settings, listen, bound, Metering(settings, ()))
         web.main()
         assert bound.fileno() != -1
         worker.main()
         assert bound.fileno() == -1
     assert given == [(settings, listen, bound), (settings,)]
+
+
+# What is measured of them
+
+
+class Meter:
+    """Stands for metering; tells what it was asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *words: self.asked.append(" ".join([name, *words]))
+
+
+def test_each_process_counts_the_web_answers_and_the_worker_gives_the_address_back(monkeypatch):
+    for module, name in ((web_process, "serve_web"), (worker_process, "work")):
+        monkeypatch.setattr(module, name, lambda *_: None)
+    meter: Any = Meter()
+    with socket.socket() as bound:
+        for child in serve.children(Settings(), Listen("h", 1, web_processes=2), bound, meter):
+            child.main()
+    web = [word for name in ("web-0", "web-1") for word in (f"record {name}", "answer")]
+    assert meter.asked == [*web, "record worker", "close"]
+
+
+def test_whoever_looks_after_the_processes_tells_metering_of_their_ends(monkeypatch, tmp_path):
+    given: dict[str, Any] = {}
+
+    class Looking:
+        def __init__(self, *_: Any, **named: Any) -> None:
+            given.update(named)
+
+        def run(self) -> None:
+            given["on_end"]("web-0")
+
+    meter = Meter()
+    monkeypatch.setattr(serve, "Supervisor", Looking)
+    monkeypatch.setattr(serve.gc, "freeze", lambda: None)
+    monkeypatch.setattr(serve, "Metering", lambda *_: meter)
+    serve.serve(Settings(data=tmp_path), Listen("127.0.0.1", free_port()))
+    assert meter.asked == ["end web-0", "close"]

@@ -113,6 +113,22 @@ def test_a_process_that_runs_is_left_alone(make):
     assert process.exitcode == -signal.SIGTERM
 
 
+def test_the_end_of_a_process_is_told_before_it_is_started_again(make):
+    looking = make([sys.executable, "-S", "-c", ""], SLEEP)
+    ended: list[tuple[str, Any]] = []
+    dying, living = looking._children
+    looking._on_end = lambda name: ended.append((name, dying.process))
+    for child in (dying, living):
+        looking._keep_alive(child)
+    dying.process.join()
+    process = dying.process
+    for child in (dying, living):
+        looking._keep_alive(child)
+    assert ended == [("0", process)]
+    assert dying.process is None
+    looking._end_all()
+
+
 def test_it_stops_on_a_signal_and_frees_the_port_first(make):
     looking = make(SLEEP, SLEEP)
     running: list[Any] = []

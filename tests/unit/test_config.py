@@ -77,6 +77,29 @@ def test_the_public_address_has_no_slash_at_its_end(monkeypatch):
     assert load().public_url == "https://calls.example.org/base"
 
 
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("", None),
+        ("9464", ("127.0.0.1", 9464)),
+        ("10.0.0.5:9464", ("10.0.0.5", 9464)),
+        ("metrics.internal:65535", ("metrics.internal", 65535)),
+        ("[::1]:1", ("::1", 1)),
+    ],
+    ids=["off", "port", "address", "name", "ipv6"],
+)
+def test_metrics_are_at_a_port_of_this_machine_or_where_it_says(monkeypatch, text, address):
+    monkeypatch.setenv("EARMARK_METRICS_LISTEN", text)
+    assert load().metrics_address == address
+
+
+@pytest.mark.parametrize("text", ["0", "65536", "on", ":9464", "::1:9464", "a b:1", "/x:1", "1\n"])
+def test_another_place_for_metrics_is_none(monkeypatch, text):
+    monkeypatch.setenv("EARMARK_METRICS_LISTEN", text)
+    with pytest.raises(SettingsError, match="EARMARK_METRICS_LISTEN: use a port like 9464"):
+        load()
+
+
 SECRET = "short-secret"
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -17,6 +19,7 @@ from earmark.render.json import parse
 from earmark.sandbox import Limits
 from earmark.speech import Language, SpeechFailedError, SpeechMissingError
 from earmark.storage import Store, open_store
+from earmark.telemetry import metrics
 from processing import Remembered, load, receive
 from speaking import Scripted, tone, wav
 
@@ -90,6 +93,23 @@ def test_a_silent_channel_is_not_listened_to(call: Call) -> None:
     call.record(tone(3), tone(3, 0.0))
     call.run()
     assert len(call.engine.heard) == 1
+
+
+def test_sound_and_work_are_counted_block_by_block(
+    call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: dict[str, list[float]] = {"sound": [], "work": []}
+    for name, metric in (
+        ("sound", metrics.TRANSCRIBED_SECONDS),
+        ("work", metrics.TRANSCRIPTION_SECONDS),
+    ):
+        note = partial(lambda told, amount: told.append(amount), seen[name])
+        monkeypatch.setattr(metric, "add", note)
+    call.engine.before = lambda _number: time.sleep(0.01)
+    call.run()
+    assert len(seen["sound"]) == len(seen["work"]) == 4
+    assert sum(seen["sound"]) == pytest.approx(2 * LONG_SECONDS, abs=0.1)
+    assert all(seconds >= 0.01 for seconds in seen["work"])
 
 
 def test_progress_grows_to_the_whole(call: Call) -> None:

@@ -85,8 +85,13 @@ def _is_loopback(host: str) -> bool:
         return False
 
 
-def bind(listen: Listen) -> socket.socket:
+def bind(listen: Listen, *, host_by: str = "--host", port_by: str = "--port") -> socket.socket:
     """A socket that takes connections there.
+
+    Args:
+        listen: where.
+        host_by: by what the operator says the host.
+        port_by: by what the operator says the port.
 
     Raises:
         SettingsError: the host or the port cannot be used.
@@ -97,7 +102,9 @@ def bind(listen: Listen) -> socket.socket:
         )[0]
         bound = socket.socket(family, socket.SOCK_STREAM)
     except OSError as error:
-        raise SettingsError(f"--host {listen.host} cannot be used ({error.strerror}).") from None
+        raise SettingsError(
+            f"{host_by} {listen.host} cannot be used ({error.strerror})."
+        ) from None
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         bound.bind(address)
@@ -105,7 +112,7 @@ def bind(listen: Listen) -> socket.socket:
         bound.close()
         raise SettingsError(
             f"{listen.host} port {listen.port} cannot be used ({error.strerror}); "
-            "choose another with --port.",
+            f"choose another with {port_by}.",
         ) from None
     bound.listen(BACKLOG)
     return bound

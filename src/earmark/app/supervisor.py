@@ -73,6 +73,7 @@ class Supervisor:
         *,
         start: Callable[[str, Callable[[], None]], Process],
         grace_seconds: float,
+        on_end: Callable[[str], None] = lambda _name: None,
     ) -> None:
         """Starts nothing yet.
 
@@ -81,11 +82,13 @@ class Supervisor:
             bound: the socket they take connections from; closed here before they are ended.
             start: starts one of a name, which calls its `main`.
             grace_seconds: what they have to end well.
+            on_end: told the name of each that ended by itself.
         """
         self._children = children
         self._bound = bound
         self._start = start
         self._grace_seconds = grace_seconds
+        self._on_end = on_end
         self._stopping = False
 
     def run(self) -> None:
@@ -110,6 +113,7 @@ class Supervisor:
             young = moment - child.started_at < YOUNG_SECONDS
             wait = child.wait_seconds if young else FIRST_WAIT_SECONDS
             log.warning("process died", name=child.name, status=child.process.exitcode, retry=wait)
+            self._on_end(child.name)
             child.process = None
             child.start_after = moment + wait
             child.wait_seconds = min(wait * 2, LONGEST_WAIT_SECONDS)

@@ -7,6 +7,7 @@ from contextlib import closing
 from typing import TYPE_CHECKING
 
 from earmark import jobs, pipeline, speech
+from earmark.app.metering import Metering
 from earmark.app.parts import Parts, make_data_folder, speech_options
 from earmark.app.worker import Pace, run_worker
 from earmark.database import Database, migrate, roles
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     from earmark.speech import Transcriber
 
 DAY_SECONDS = 86_400
+
+WORKER = "worker"
+"""The name of a worker process."""
 
 OWNER_URL = "--url and EARMARK_DATABASE_OWNER_URL must be postgresql://owner@host/name."
 
@@ -104,6 +108,14 @@ def work(settings: Settings) -> None:
         seal=parts.audit.seal,
         pace=Pace(grace_seconds=settings.shutdown_grace_seconds),
     )
+
+
+def work_alone(settings: Settings) -> None:
+    """As `work`, in a process that nobody looks after: it tells its metrics itself."""
+    with closing(Metering(settings, [WORKER])) as metering:
+        metering.record(WORKER)
+        metering.answer()
+        work(settings)
 
 
 def _tidy(parts: Parts) -> None:

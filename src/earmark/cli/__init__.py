@@ -195,9 +195,9 @@ def serve(
 @app.command()
 def worker(data: Data = None) -> None:
     """Process what was received, on this machine, until stopped."""
-    from earmark.app.worker_process import work
+    from earmark.app.worker_process import work_alone
 
-    work(_settings(data))
+    work_alone(_settings(data))
 
 
 @database_app.command("upgrade")

@@ -107,7 +107,9 @@ def add_organization(scope: Scope, name: str) -> bool:
 
 def bound(scope: Scope, organization_id: UUID) -> Scope:
     """The same transaction, bound to an organization that was found or added in it."""
-    return Scope(scope.connection, organization_id)
+    found = Scope(scope.connection, organization_id)
+    found.after_commit = scope.after_commit
+    return found
 
 
 def add_client(scope: Scope, added: Client, *, secret_hash: bytes) -> None:

@@ -20,9 +20,10 @@ from sqlalchemy.sql.selectable import Join
 
 from earmark.database.tables import rate, reservation
 from earmark.errors import SettingsError, UnavailableError
+from earmark.telemetry import metrics
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from typing import TypeVar
 
     from sqlalchemy.sql.dml import ReturningInsert
@@ -49,11 +50,15 @@ class Scope:
     statement itself selects from, updates or deletes is filtered, each insert is stamped. Tables
     within its subqueries are not: those name the organization themselves. PostgreSQL's row-level
     security holds the same line once more, underneath.
+
+    Attributes:
+        after_commit: called in order once the transaction is committed, and not if it is not.
     """
 
     def __init__(self, connection: sa.Connection, organization_id: UUID | None) -> None:
         self.connection = connection
         self.organization_id = organization_id
+        self.after_commit: list[Callable[[], None]] = []
 
     def rows(self, statement: sa.Executable) -> Sequence[sa.Row[Any]]:
         """All rows of a statement."""
@@ -241,8 +246,13 @@ class Database:
             UnavailableError: the database cannot serve now. Nothing was committed, unless it went
                 away in the middle of the commit: then nobody can know.
         """
+        committed: list[Callable[[], None]] = []
         with _unavailable_if_down(), self._write_lock, self._writers.begin() as connection:
-            yield self._scope(connection, organization_id)
+            scope = self._scope(connection, organization_id)
+            committed = scope.after_commit
+            yield scope
+        for call in committed:
+            call()
 
     @cached_property
     def unsynced(self) -> Database:
@@ -293,8 +303,10 @@ def _unavailable_if_down() -> Iterator[None]:
     try:
         yield
     except (sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.TimeoutError) as error:
+        metrics.DATABASE_ERRORS.add(type(error).__name__)
         raise UnavailableError("the database cannot serve now") from error
     except sa.exc.DatabaseError as error:
+        metrics.DATABASE_ERRORS.add(type(error).__name__)
         if type(error) is sa.exc.DatabaseError:  # SQLite's word for a damaged file
             raise UnavailableError("the database is damaged") from error
         raise

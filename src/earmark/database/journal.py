@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
@@ -16,6 +17,7 @@ from earmark.database import arrivals
 from earmark.database.tables import audit, event, organization
 from earmark.errors import UnavailableError
 from earmark.model import Event, now
+from earmark.telemetry import metrics
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -140,6 +142,7 @@ def announce(
             "detail": dict(detail or {}),
         },
     )
+    scope.after_commit.append(partial(metrics.EVENTS.add, kind))
 
 
 def has_new_events(scope: Scope) -> bool:

@@ -35,8 +35,13 @@ def beat(scope: Scope, worker_id: str, *, started_at: datetime, now: datetime) -
 
 def any_alive(scope: Scope, now: datetime) -> bool:
     """Whether a worker was seen within `ABSENT_AFTER_SECONDS`."""
+    return count_alive(scope, now) > 0
+
+
+def count_alive(scope: Scope, now: datetime) -> int:
+    """How many workers were seen within `ABSENT_AFTER_SECONDS`."""
     recent = now - timedelta(seconds=ABSENT_AFTER_SECONDS)
-    return scope.row(sa.select(worker.c.id).where(worker.c.seen_at > recent)) is not None
+    return len(scope.rows(sa.select(worker.c.id).where(worker.c.seen_at > recent)))
 
 
 def leave(scope: Scope, worker_id: str) -> None:

@@ -37,6 +37,7 @@ from earmark.errors import (
 from earmark.fetch import FetchError
 from earmark.intake.turns import Turns
 from earmark.model import Cause, DownloadStatus, Principal, Submission, extension, new_id, now
+from earmark.telemetry import metrics
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Collection
@@ -225,6 +226,7 @@ class Downloads:
             return self._fetching.fetcher.read(order.address.text)
         except FetchError as error:
             log.info("download.refused", client=order.client_id, reason=error.reason)
+            metrics.DOWNLOADS.add(error.faults[0].why.value)
             raise
 
     @property
@@ -341,8 +343,11 @@ class Downloads:
 
     async def _run(self, order: _Order, turn: Turn) -> None:
         """A download to its end, whatever that is."""
+        began = time.monotonic()
         failure = await self._failure(order, turn)
+        metrics.DOWNLOAD_DURATION.took(time.monotonic() - began)
         if failure is not None:
+            metrics.DOWNLOADS.add(failure.code)
             with suppress(UnavailableError):  # then others see it when the time is over
                 await self._stages.run(self._give_up, order, failure)
 
@@ -361,6 +366,7 @@ class Downloads:
             return Cause(fault.why.value, fault.detail)
         except _LostError:
             log.warning("download.lost", download=str(order.id))
+            metrics.DOWNLOADS.add("lost")
         except Exception:
             log.exception("download.failed", download=str(order.id))
             return _INTERNAL
@@ -407,6 +413,7 @@ class Downloads:
 
             await order.intake.commit(stage, order.submission, also=end)
         log.info("download.received", download=str(order.id), host=destination.host)
+        metrics.DOWNLOADS.add("received")
 
     def _give_up(self, order: _Order, cause: Cause) -> None:
         at = now()

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, ParamSpec, Self, TypeVar
 
 from earmark import audio
 from earmark.errors import Fault, TooLargeError, UnavailableError, Why
-from earmark.model import Warn, new_id
+from earmark.model import Warn, media_named, new_id
+from earmark.telemetry import metrics
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -120,6 +121,7 @@ class Stage:
         trace: TracebackType | None,
     ) -> None:
         """Removes what was not handed over, even while the caller is being cancelled."""
+        metrics.RECEIVED_BYTES.add(media_named(self._extension), amount=self.size_bytes)
         self._stages.held_bytes -= self._buffered_bytes
         self._buffer, self._buffered_bytes = [], 0
         staged, self._staged = self._staged, None

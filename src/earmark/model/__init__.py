@@ -43,6 +43,13 @@ EXTENSIONS: Mapping[MediaType, frozenset[str]] = MappingProxyType(
 )
 """The eight extensions of the contract, lower case with the dot."""
 
+
+def media_named(extension: str) -> str:
+    """The kind of media that a file of this extension is to be; "unknown" if it is none."""
+    kinds = (kind.value for kind, named in EXTENSIONS.items() if extension in named)
+    return next(kinds, "unknown")
+
+
 LOCALES = frozenset({"en-US", "es-MX"})
 DEFAULT_LOCALE = "en-US"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING
@@ -19,6 +20,7 @@ from earmark.pipeline.notes import Notes
 from earmark.pipeline.patience import FAULTS, OUTAGES
 from earmark.pipeline.turnstile import Turnstile
 from earmark.sandbox import CrashedError
+from earmark.telemetry import metrics
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -177,7 +179,9 @@ class Pipeline:
             claim = self._claim(step, position, job)
             if claim.status is not StepStatus.RUNNING:
                 return claim.status
+            began = time.monotonic()
             ended = self._attempt(step, job, item, claim, give_back)
+            _count(step, ended, time.monotonic() - began)
         if isinstance(ended, Failed) and ended.wait_seconds is not None:
             return self._postpone(step, job, claim.attempt, ended.cause, ended.wait_seconds)
         return self._record(step, job, claim.attempt, ended)
@@ -342,6 +346,14 @@ def _judged(error: Exception) -> tuple[Cause, Patience]:
     if isinstance(error, UnavailableError):
         return UNAVAILABLE, OUTAGES
     return DECODER_KILLED if isinstance(error, CrashedError) else INTERNAL, FAULTS
+
+
+def _count(step: Step, ended: Outcome | Failed, seconds: float) -> None:
+    status, cause = _verdict_of(ended)
+    if isinstance(ended, Failed) and ended.wait_seconds is not None:
+        status = StepStatus.WAITING
+    metrics.STEP_DURATION.took(seconds, step.name)
+    metrics.STEPS.add(step.name, status.value, cause.code if cause else "none")
 
 
 def _verdict_of(ended: Outcome | Failed) -> tuple[StepStatus, Cause | None]:

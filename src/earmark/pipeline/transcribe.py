@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import time
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
@@ -22,6 +23,7 @@ from earmark.render.json import Json, segment
 from earmark.speech import LANGUAGES, RATE_HZ, SpeechFailedError, SpeechMissingError
 from earmark.speech.merge import merge, placed
 from earmark.speech.sound import Sound
+from earmark.telemetry import metrics
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -118,7 +120,10 @@ class _Work:
             parts = []
         done = sum(block.seconds for _, block in self._pairs(parts))
         for block in self._blocks[len(parts) :]:
+            began = time.monotonic()
             part = self._part(block, detect=not any(part["detected"] for part in parts))
+            metrics.TRANSCRIPTION_SECONDS.add(amount=time.monotonic() - began)
+            metrics.TRANSCRIBED_SECONDS.add(amount=block.seconds)
             done += block.seconds
             parts.append(part)
             notes.keep(part, progress=done / (self._sound.seconds * self._sound.channels))

@@ -15,6 +15,7 @@ from earmark.web import api, errors, health, oauth
 from earmark.web.acxapi import agents, hierarchy, metadata, transcriptions, upload, wire
 from earmark.web.api import downloads, events, retries, transcripts, vcon
 from earmark.web.connection import RequestContext
+from earmark.web.measured import Measured
 from earmark.web.routing import CaselessPaths
 
 if TYPE_CHECKING:
@@ -59,7 +60,8 @@ class _App(FastAPI):
     @override
     def build_middleware_stack(self) -> ASGIApp:
         """As FastAPI, with the request's context around all of it, failures included."""
-        stack = CaselessPaths(super().build_middleware_stack(), self.caseless_paths)
+        measured = Measured(super().build_middleware_stack(), uploads=upload.PATH)
+        stack = CaselessPaths(measured, self.caseless_paths)
         return RequestContext(stack, self.own_paths)
 
     @override

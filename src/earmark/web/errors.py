@@ -16,6 +16,7 @@ import structlog
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from typing_extensions import override
 
 from earmark import errors
 from earmark.web.negotiation import preferred
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
     from starlette.requests import Request
     from starlette.routing import Route
+    from starlette.types import Receive, Scope, Send
 
 PROBLEM = "application/problem+json"
 
@@ -50,10 +52,24 @@ class Answer:
     extra: Mapping[str, Any] = field(default_factory=dict)
 
 
-class Problem(Response):
-    """An RFC 9457 problem."""
+class Refusal(Response):
+    """An answer that refuses; its code is told to whoever counts answers, in the scope's state."""
 
-    media_type = PROBLEM
+    def __init__(
+        self, code: str, body: str, status: int, headers: Mapping[str, str], media_type: str
+    ) -> None:
+        super().__init__(body, status, dict(headers), media_type)
+        self._code = code
+
+    @override
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See Response."""
+        scope.setdefault("state", {})["code"] = self._code
+        await super().__call__(scope, receive, send)
+
+
+class Problem(Refusal):
+    """An RFC 9457 problem."""
 
     def __init__(self, answer: Answer) -> None:
         body = {
@@ -64,7 +80,8 @@ class Problem(Response):
             "code": answer.code,
             **answer.extra,
         }
-        super().__init__(json.dumps(body, ensure_ascii=False), answer.status, dict(answer.headers))
+        text = json.dumps(body, ensure_ascii=False)
+        super().__init__(answer.code, text, answer.status, answer.headers, PROBLEM)
 
 
 _FORMS = ("text/plain", "application/json", PROBLEM)
@@ -79,7 +96,7 @@ def sentence(answer: Answer, accept: str) -> Response:
     body = answer.sentence
     if form == "application/json":
         body = json.dumps(body, ensure_ascii=False)
-    return Response(body, answer.status, dict(answer.headers), form)
+    return Refusal(answer.code, body, answer.status, answer.headers, form)
 
 
 def describe(error: errors.EarmarkError) -> Answer:

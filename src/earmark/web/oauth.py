@@ -6,6 +6,7 @@ Source: RFC 6749 (section 4.4, client credentials), RFC 8414, OpenID Connect Dis
 from __future__ import annotations
 
 import base64
+import json
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -16,9 +17,11 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from starlette.requests import ClientDisconnect
+from starlette.responses import Response  # noqa: TC002 - FastAPI reads it from the annotation
 
 from earmark.access import SCOPE
 from earmark.errors import InvalidError, RateLimitedError, UnauthenticatedError
+from earmark.web.errors import Refusal
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -109,9 +112,10 @@ class _RefusedError(Exception):
         self.status = status
         self.headers = headers or {}
 
-    def answer(self) -> JSONResponse:
+    def answer(self) -> Refusal:
         content = {"error": self.error, "error_description": self.description}
-        return JSONResponse(content, self.status, {**_NO_STORE, **self.headers})
+        headers = {**_NO_STORE, **self.headers}
+        return Refusal(self.error, json.dumps(content), self.status, headers, "application/json")
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +142,7 @@ def _add_token(made: APIRouter, access: Access) -> None:
         responses=_TOKEN_RESPONSES,
         openapi_extra=_TOKEN_REQUEST,
     )
-    async def create_token(request: Request) -> JSONResponse:
+    async def create_token(request: Request) -> Response:
         """The client authenticates by `client_id` and `client_secret` in the form, or by Basic."""
         try:
             form = _fields(await _body(request))

@@ -12,7 +12,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
 from earmark.errors import RefusedError
-from earmark.model import Download
+from earmark.model import Download, media_named
 from earmark.web.acxapi import wire
 from earmark.web.acxapi.body import Wire, document_errors
 from earmark.web.errors import Answer, respond
@@ -23,6 +23,8 @@ from earmark.web.security import Uploader  # noqa: TC001 - FastAPI reads it from
 if TYPE_CHECKING:
     from earmark.intake import Intake, OrganizationIntake, Reservation, Stage
     from earmark.model import Accepted, Submission
+
+PATH = "/Media/Upload"
 
 FORM_GRACE_BYTES = 1024 * 1024
 """What a form may hold beside its file; `Content-Length` counts both."""
@@ -55,7 +57,7 @@ def router(intake: Intake, *, idle_seconds: float) -> APIRouter:
     routes = APIRouter(tags=["Media"])
 
     @routes.post(
-        "/Media/Upload",
+        PATH,
         operation_id="uploadMedia",
         summary="Upload Media",
         response_model=AcceptedAnswer,
@@ -76,6 +78,7 @@ def router(intake: Intake, *, idle_seconds: float) -> APIRouter:
         try:
             async with admitted as reservation, AsyncExitStack() as stack:
                 upload = _Upload(bound, stack, reservation)
+                stack.callback(lambda: setattr(request.state, "media", upload.media))
                 await upload.read(request, boundary, idle_seconds)
                 if not upload.signed_url:
                     return _ok(await upload.commit())
@@ -150,6 +153,13 @@ class _Upload:
     def signed_url(self) -> str:
         """Where to get the file instead; empty if it came itself."""
         return self._texts.get("signedurl", b"").decode(errors="replace").strip()
+
+    @property
+    def media(self) -> str:
+        """Which kind of media it is to be, by all that is known so far."""
+        if self._submission is not None:
+            return self._submission.media_type.value
+        return media_named(self._file.extension) if self._file else "unknown"
 
     @property
     def submission(self) -> Submission:

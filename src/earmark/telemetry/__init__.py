@@ -1,6 +1,7 @@
 """Logs: one line per fact, as text or JSON, never with a secret or personal data in it.
 
-Also here: where the present call came from, which log and audit trail tell with each fact.
+Also here: where the present call came from, which log and audit trail tell with each fact. Beside
+it stands `metrics`, what is counted.
 """
 
 from __future__ import annotations
