@@ -9,6 +9,7 @@ EarmarkError
 │   ├── UnauthenticatedError     no valid token
 │   ├── ForbiddenError           a valid token without the scope or grant
 │   ├── TooLargeError            more bytes than the service takes
+│   ├── SlowError                what is sent comes too slowly
 │   └── RateLimitedError         too many requests
 ├── MediaError                   the stored file itself cannot be processed
 └── ServiceError                 we, or our operator, must change something
@@ -158,6 +159,10 @@ class TooLargeError(CallerError):
     def __init__(self, limit_bytes: int) -> None:
         super().__init__(f"more than {limit_bytes} bytes")
         self.limit_bytes = limit_bytes
+
+
+class SlowError(CallerError):
+    """What the caller sends comes too slowly, or not at all."""
 
 
 class RateLimitedError(CallerError):

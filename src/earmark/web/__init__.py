@@ -15,6 +15,7 @@ from earmark.web import api, errors, health, oauth
 from earmark.web.acxapi import agents, hierarchy, metadata, transcriptions, upload, wire
 from earmark.web.api import downloads, events, retries, transcripts, vcon
 from earmark.web.connection import RequestContext
+from earmark.web.pace import Pace
 from earmark.web.routing import CaselessPaths
 
 if TYPE_CHECKING:
@@ -39,7 +40,8 @@ class Heart:
 
     Attributes:
         readiness: the state of each thing that serving needs, "ok" or what is wrong; may block.
-        upload_idle_seconds: an upload is given up after as long without a byte.
+        upload_idle_seconds: a body is given up after as long without a byte.
+        upload_min_rate: bytes per second that a body brings at least, over as long.
         stopping: whether the process is about to end; what would go on for long ends then.
     """
 
@@ -49,10 +51,12 @@ class Heart:
     directory: Directory
     readiness: Callable[[], Mapping[str, str]]
     upload_idle_seconds: float
+    upload_min_rate: int = 0
     stopping: Callable[[], bool] = lambda: False
 
 
 class _App(FastAPI):
+    pace: Pace
     caseless_paths: Sequence[str] = ()
     own_paths: Sequence[str] = ()
 
@@ -60,7 +64,7 @@ class _App(FastAPI):
     def build_middleware_stack(self) -> ASGIApp:
         """As FastAPI, with the request's context around all of it, failures included."""
         stack = CaselessPaths(super().build_middleware_stack(), self.caseless_paths)
-        return RequestContext(stack, self.own_paths)
+        return RequestContext(stack, self.pace, self.own_paths)
 
     @override
     def openapi(self) -> dict[str, Any]:
@@ -93,9 +97,10 @@ def create_app(heart: Heart) -> FastAPI:
         redirect_slashes=False,
     )
     app.state.access = heart.access
+    app.pace = Pace(heart.upload_idle_seconds, heart.upload_min_rate)
     published = (
         oauth.router(heart.access),
-        upload.router(heart.intake, idle_seconds=heart.upload_idle_seconds),
+        upload.router(heart.intake),
         agents.router(heart.directory),
         hierarchy.router(heart.directory),
         metadata.router(heart.interactions),

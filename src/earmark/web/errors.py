@@ -121,6 +121,11 @@ def _too_large(error: errors.TooLargeError) -> Answer:
     return Answer(413, "too_large", sentence)
 
 
+def _slow(_error: errors.SlowError) -> Answer:
+    sentence = "The body came too slowly, so it was given up. Send it again."
+    return Answer(408, "idle", sentence)
+
+
 def _unavailable(error: errors.UnavailableError) -> Answer:
     seconds = error.retry_after_seconds
     sentence = f"The service cannot take this now. Retry in {seconds} s."
@@ -148,6 +153,7 @@ ANSWERS: Mapping[type[errors.EarmarkError], Callable[[Any], Answer]] = {
     errors.NotFoundError: _not_found,
     errors.ConflictError: _conflict,
     errors.TooLargeError: _too_large,
+    errors.SlowError: _slow,
     errors.RateLimitedError: _rate_limited,
     errors.UnavailableError: _unavailable,
     errors.EarmarkError: _internal,
