@@ -88,6 +88,7 @@ class _Request:
         self._paced = Paced(receive, pace)
         self._send = send
         length = headers.get("content-length", "0")
+        self._ended = False
         self._unread = "transfer-encoding" in headers or length != "0"
         # A caller that waits for 100 Continue has sent nothing, and reading would ask it to.
         self._waits = headers.get("expect", "").lower() == "100-continue"
@@ -102,11 +103,11 @@ class _Request:
         message = await self._next()
         self._waits = False
         if not message.get("more_body", False):
-            self._unread = False
+            self._unread, self._ended = False, True
         return message
 
     async def _next(self) -> Message:
-        if self._unread and not self._answered():
+        if not self._ended and not self._answered():
             try:
                 return await self._paced()
             except SlowError:
