@@ -181,6 +181,27 @@ def test_what_is_no_http_is_400_and_ends(impatient):
         assert rest(connection).startswith(b"HTTP/1.1 400 Bad Request\r\n")
 
 
+def test_a_connection_that_speaks_no_tls_is_ended(new_server, certificate):
+    pair = ("--tls-cert", str(certificate[0]), "--tls-key", str(certificate[1]))
+    server = new_server("sqlite", *pair, "--no-worker", head_seconds=2)
+    server.scheme = "https"
+    with serving(server), connected(server) as silent, connected(server) as plain:
+        plain.sendall(ASK)
+        assert b"200" not in rest(plain)
+        assert rest(silent) == b""
+
+
+def test_requests_that_are_none_do_not_fill_the_log(impatient):
+    before = len(impatient.log.read_text().splitlines())
+    for sent in (b"\x16\x03\x01\x02", ASK[:-2] + b"Upgrade: x\r\nConnection: upgrade\r\n\r\n"):
+        for _ in range(20):
+            with connected(impatient) as connection:
+                connection.sendall(sent)
+                assert connection.recv(65536)
+    told = impatient.log.read_text().splitlines()[before:]
+    assert len([line for line in told if "milliseconds" not in line]) <= 4
+
+
 # Bodies
 
 
@@ -378,3 +399,14 @@ def test_it_takes_all_descriptors_that_it_may_and_says_if_those_are_few(
         log = server.log.read_text()
         assert ("few open files are allowed" in log) == told
         assert ("connections=181" in log or '"connections": 181' in log) == told
+
+
+def test_a_stop_does_not_wait_for_connections_that_ask_nothing(new_server):
+    with serving(new_server("sqlite", "--no-worker", shutdown_grace_seconds=80)) as server:
+        with contextlib.ExitStack() as opened:
+            _silent, kept, half = (opened.enter_context(connected(server)) for _ in range(3))
+            kept.sendall(ASK)
+            answer(kept)
+            half.sendall(ASK[:-2])
+            server.process.terminate()
+            assert server.process.wait(PATIENCE_SECONDS) == 0
