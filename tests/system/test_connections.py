@@ -402,11 +402,11 @@ def test_it_takes_all_descriptors_that_it_may_and_says_if_those_are_few(
 
 
 def test_a_stop_does_not_wait_for_connections_that_ask_nothing(new_server):
-    with serving(new_server("sqlite", "--no-worker", shutdown_grace_seconds=80)) as server:
-        with contextlib.ExitStack() as opened:
-            _silent, kept, half = (opened.enter_context(connected(server)) for _ in range(3))
-            kept.sendall(ASK)
-            answer(kept)
-            half.sendall(ASK[:-2])
-            server.process.terminate()
-            assert server.process.wait(PATIENCE_SECONDS) == 0
+    stopped = new_server("sqlite", "--no-worker", shutdown_grace_seconds=80)
+    with serving(stopped) as server, contextlib.ExitStack() as opened:
+        _silent, kept, half = (opened.enter_context(connected(server)) for _ in range(3))
+        kept.sendall(ASK)
+        answer(kept)
+        half.sendall(ASK[:-2])
+        server.process.terminate()
+        assert server.process.wait(PATIENCE_SECONDS) == 0
