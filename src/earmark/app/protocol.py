@@ -7,7 +7,7 @@ ended by the kernel, see `Acceptor`.
 from __future__ import annotations
 
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from typing_extensions import override
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from uvicorn import Config
+    from uvicorn._types import HTTPScope
     from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
     from uvicorn.server import ServerState
 
@@ -52,6 +53,9 @@ def refusal(status: HTTPStatus, *headers: str) -> bytes:
         *headers,
     )
     return "\r\n".join((*head, "", body)).encode("ascii")
+
+
+_NOTHING = cast("HTTPScope", {})
 
 
 class _HeadTooLargeError(Exception):
@@ -141,6 +145,15 @@ class Protocol(HttpToolsProtocol):
         """See httptools."""
         self._between = True
         super().on_message_complete()
+
+    @override
+    def on_response_complete(self) -> None:
+        """As uvicorn. What was made for the request goes, or ten thousand idle ones keep it."""
+        super().on_response_complete()
+        if self.cycle.response_complete:
+            self.cycle.scope = _NOTHING
+        if self._between and self._deadline is None:
+            self.scope, self.headers = _NOTHING, []
 
     @override
     def send_400_response(self, msg: str) -> None:
