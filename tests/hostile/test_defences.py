@@ -22,7 +22,15 @@ if TYPE_CHECKING:
     from hostile.switching import Refusal
 
 DEFENDED = (
-    *("model", "web.acxapi.wire", "web.multipart", "web.acxapi.upload", "web.body", "web.oauth"),
+    *(
+        "model",
+        "web.acxapi.wire",
+        "web.multipart",
+        "web.pace",
+        "web.acxapi.upload",
+        "web.body",
+        "web.oauth",
+    ),
     *("web.security", "intake", "intake.stage", "intake.downloads", "audio", "audio._decode"),
     *("chat", "chat.archive", "chat.rules", "chat.tars", "chat.zips", "chat._unpack"),
     *("chat.log", "chat.own", "chat.side", "egress.address", "egress.walls", "fetch"),
