@@ -228,7 +228,13 @@ class Settings(BaseSettings):
     upload_idle_seconds: float = Field(
         default=60,
         gt=0,
-        description="Seconds without a single byte after which an upload is given up.",
+        description="Seconds without a single byte after which a request's body is given up.",
+    )
+    upload_min_rate: Bytes = Field(
+        default=4 * KIBIBYTE,
+        ge=0,
+        description="A body that comes more slowly over `EARMARK_UPLOAD_IDLE_SECONDS` is given "
+        "up; bytes per second, or a number with KiB, MiB or GiB. 0 asks for no rate.",
     )
     fetch_hosts: Hosts = Field(
         default=(),
@@ -271,6 +277,37 @@ class Settings(BaseSettings):
         le=64,
         description="Downloads that one web process makes at once. Of 4 or more, one organization "
         "leaves a quarter to others. 0 refuses every `signedUrl`.",
+    )
+    max_connections: int = Field(
+        default=12_000,
+        ge=16,
+        description="Connections that one web process holds at once; whoever comes beyond them is "
+        "answered 503. Fewer if the process may not open enough files.",
+    )
+    max_connections_per_address: int = Field(
+        default=2_000,
+        ge=1,
+        description="How many of them one address may have (of IPv6, one /64). "
+        "`EARMARK_TRUSTED_PROXIES` may have all.",
+    )
+    head_seconds: float = Field(
+        default=20,
+        gt=0,
+        description="Seconds from the opening of a connection, or from the first byte of a "
+        "further request on it, until the request's head is there; with TLS, also for the "
+        "handshake.",
+    )
+    keep_alive_seconds: int = Field(
+        default=65,
+        gt=0,
+        description="Seconds for which a connection may be silent between two requests. More than "
+        "the 60 s after which usual load balancers give up a silent connection themselves.",
+    )
+    download_idle_seconds: float = Field(
+        default=60,
+        gt=0,
+        description="Seconds in which a caller takes not a single byte of its answer after which "
+        "it is cut off.",
     )
     shutdown_grace_seconds: int = Field(
         default=30,

@@ -10,6 +10,7 @@ EarmarkError
 │   ├── ForbiddenError           a valid token without the scope or grant
 │   ├── TooLargeError            more bytes than the service takes
 │   ├── StorageQuotaError        the organization has no room for as many bytes
+│   ├── SlowError                what is sent comes too slowly
 │   └── RateLimitedError         too many requests
 │       ├── UploadRateError      too many uploads of the organization in a minute
 │       └── TooManyUploadsError  too many uploads of the organization at once
@@ -161,6 +162,10 @@ class TooLargeError(CallerError):
     def __init__(self, limit_bytes: int) -> None:
         super().__init__(f"more than {limit_bytes} bytes")
         self.limit_bytes = limit_bytes
+
+
+class SlowError(CallerError):
+    """What the caller sends comes too slowly, or not at all."""
 
 
 class RateLimitedError(CallerError):

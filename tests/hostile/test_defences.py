@@ -22,7 +22,15 @@ if TYPE_CHECKING:
     from hostile.switching import Refusal
 
 DEFENDED = (
-    *("model", "web.acxapi.wire", "web.multipart", "web.acxapi.upload", "web.body", "web.oauth"),
+    *(
+        "model",
+        "web.acxapi.wire",
+        "web.multipart",
+        "web.pace",
+        "web.acxapi.upload",
+        "web.body",
+        "web.oauth",
+    ),
     *("web.security", "intake", "intake.stage", "intake.downloads", "audio", "audio._decode"),
     *("chat", "chat.archive", "chat.rules", "chat.tars", "chat.zips", "chat._unpack"),
     *("chat.log", "chat.own", "chat.side", "egress.address", "egress.walls", "fetch"),
@@ -34,6 +42,10 @@ BEHIND = ("interactions",)
 """Further walls, which those who get past the first may meet."""
 
 NO_DEFENCE = {
+    "web.pace:Paced._judge": (
+        "raise SlowError",
+        "takes time: test_a_body_that_comes_in_drops_is_given_up_when_a_rate_is_asked_for",
+    ),
     "web.acxapi.upload:_Upload.": ("raise RuntimeError", "a bug of ours, not the caller's"),
     "intake.stage:Stage.hand_over": ("raise RuntimeError", "a bug of ours, not the caller's"),
     "intake:OrganizationIntake._promise": (

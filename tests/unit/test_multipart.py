@@ -26,7 +26,6 @@ from earmark.web.multipart import (
     MAX_HEADER_BYTES,
     MAX_HEADERS,
     MAX_PARTS,
-    IdleError,
     Part,
     boundary_of,
     parts,
@@ -43,7 +42,7 @@ WHOLE = form(METADATA, CONTENT)
 def read(
     chunks: Iterable[bytes], *, max_bytes: int = 1 << 30, end: str = "whole"
 ) -> list[tuple[Part, bytes]]:
-    """Each part with its bytes; `end` is "whole", "gone" or "idle"."""
+    """Each part with its bytes; `end` is "whole" or "gone"."""
     return asyncio.run(reading(chunks, max_bytes=max_bytes, end=end))
 
 
@@ -58,8 +57,6 @@ async def reading(
     async def receive() -> Any:
         if incoming:
             return incoming.pop(0)
-        if end == "idle":
-            await asyncio.sleep(60)
         if end == "gone":
             return {"type": "http.disconnect"}
         return {"type": "http.request", "body": b"", "more_body": False}
@@ -67,7 +64,7 @@ async def reading(
     request = Request({"type": "http", "headers": []}, receive)
     found: list[tuple[Part, bytearray]] = []
     ended = True
-    stream = parts(request, BOUNDARY, max_bytes=max_bytes, idle_seconds=0.05)
+    stream = parts(request, BOUNDARY, max_bytes=max_bytes)
     async for event in stream:
         if isinstance(event, Part):
             assert ended
@@ -140,11 +137,6 @@ def test_a_form_that_ends_anywhere_before_its_last_boundary_is_malformed(
 def test_a_caller_that_goes_away_is_told_apart() -> None:
     with pytest.raises(ClientDisconnect):
         read([WHOLE[:200]], end="gone")
-
-
-def test_a_caller_that_says_nothing_more_is_given_up() -> None:
-    with pytest.raises(IdleError, match=r"nothing came for 0\.05 s"):
-        read([WHOLE[:200]], end="idle")
 
 
 def test_more_bytes_than_the_limit_are_too_many() -> None:
@@ -267,7 +259,7 @@ def test_the_boundary_is_found_in_the_content_type(
 def test_a_boundary_that_no_parser_takes_is_malformed() -> None:
     async def first() -> None:
         request = Request({"type": "http", "headers": []})
-        await anext(parts(request, "a\nb", max_bytes=1, idle_seconds=1))
+        await anext(parts(request, "a\nb", max_bytes=1))
 
     with pytest.raises(RefusedError):
         asyncio.run(first())

@@ -17,6 +17,7 @@ from earmark.web import connection
 from earmark.web import errors as web_errors
 from earmark.web.connection import DRAIN_BYTES, RequestContext
 from earmark.web.errors import ANSWERS, Answer, describe, install, sentence
+from earmark.web.pace import Pace
 
 
 def every(kind: type[Exception]) -> set[type[Exception]]:
@@ -35,6 +36,7 @@ def test_the_special_stands_before_the_general() -> None:
         assert not any(issubclass(later, kind) for later in kinds[place + 1 :])
 
 
+PACE = Pace(60)
 FAULT = errors.Fault(errors.Why.VALUE, "Name", "Send text.")
 
 
@@ -136,7 +138,7 @@ def get(path: str, query: bytes = b"", method: str = "GET") -> tuple[int, dict[s
         "query_string": query,
         "headers": [],
     }
-    asyncio.run(RequestContext(app())(scope, receive, send))
+    asyncio.run(RequestContext(app(), PACE)(scope, receive, send))
     headers = {name.decode(): value.decode() for name, value in sent[0]["headers"]}
     return sent[0]["status"], headers, sent[1]["body"]
 
@@ -245,7 +247,7 @@ class Connection:
                 for name, value in self.headers.items()
             ],
         }
-        asyncio.run(RequestContext(app)(scope, self.receive, self.send))
+        asyncio.run(RequestContext(app, PACE)(scope, self.receive, self.send))
 
     @property
     def closes(self) -> bool:
@@ -331,5 +333,5 @@ def test_what_is_no_http_is_passed_on() -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None:
         seen.append(scope["type"])
 
-    asyncio.run(RequestContext(app)({"type": "lifespan"}, None, None))  # type: ignore[arg-type]
+    asyncio.run(RequestContext(app, PACE)({"type": "lifespan"}, None, None))  # type: ignore[arg-type]
     assert seen == ["lifespan"]

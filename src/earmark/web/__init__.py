@@ -16,6 +16,7 @@ from earmark.web.acxapi import agents, hierarchy, metadata, transcriptions, uplo
 from earmark.web.api import downloads, events, retries, transcripts, vcon
 from earmark.web.connection import RequestContext
 from earmark.web.measured import Measured
+from earmark.web.pace import Pace
 from earmark.web.routing import CaselessPaths
 
 if TYPE_CHECKING:
@@ -40,7 +41,8 @@ class Heart:
 
     Attributes:
         readiness: the state of each thing that serving needs, "ok" or what is wrong; may block.
-        upload_idle_seconds: an upload is given up after as long without a byte.
+        upload_idle_seconds: a body is given up after as long without a byte.
+        upload_min_rate: bytes per second that a body brings at least, over as long.
         stopping: whether the process is about to end; what would go on for long ends then.
     """
 
@@ -50,10 +52,12 @@ class Heart:
     directory: Directory
     readiness: Callable[[], Mapping[str, str]]
     upload_idle_seconds: float
+    upload_min_rate: int = 0
     stopping: Callable[[], bool] = lambda: False
 
 
 class _App(FastAPI):
+    pace: Pace
     caseless_paths: Sequence[str] = ()
     own_paths: Sequence[str] = ()
 
@@ -62,7 +66,7 @@ class _App(FastAPI):
         """As FastAPI, with the request's context around all of it, failures included."""
         measured = Measured(super().build_middleware_stack(), uploads=upload.PATH)
         stack = CaselessPaths(measured, self.caseless_paths)
-        return RequestContext(stack, self.own_paths)
+        return RequestContext(stack, self.pace, self.own_paths)
 
     @override
     def openapi(self) -> dict[str, Any]:
@@ -95,9 +99,10 @@ def create_app(heart: Heart) -> FastAPI:
         redirect_slashes=False,
     )
     app.state.access = heart.access
+    app.pace = Pace(heart.upload_idle_seconds, heart.upload_min_rate)
     published = (
         oauth.router(heart.access),
-        upload.router(heart.intake, idle_seconds=heart.upload_idle_seconds),
+        upload.router(heart.intake),
         agents.router(heart.directory),
         hierarchy.router(heart.directory),
         metadata.router(heart.interactions),

@@ -164,6 +164,11 @@ def _too_large(error: errors.TooLargeError) -> Answer:
     return Answer(413, "too_large", sentence)
 
 
+def _slow(_error: errors.SlowError) -> Answer:
+    sentence = "The body came too slowly, so it was given up. Send it again."
+    return Answer(408, "idle", sentence)
+
+
 def _unavailable(error: errors.UnavailableError) -> Answer:
     seconds = error.retry_after_seconds
     sentence = f"The service cannot take this now. Retry in {seconds} s."
@@ -194,6 +199,7 @@ ANSWERS: Mapping[type[errors.EarmarkError], Callable[[Any], Answer]] = {
     errors.StorageQuotaError: _no_room,
     errors.UploadRateError: _upload_rate,
     errors.TooManyUploadsError: _too_many_uploads,
+    errors.SlowError: _slow,
     errors.RateLimitedError: _rate_limited,
     errors.UnavailableError: _unavailable,
     errors.EarmarkError: _internal,

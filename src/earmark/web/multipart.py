@@ -7,7 +7,6 @@ more, is refused here.
 
 from __future__ import annotations
 
-import asyncio
 import re
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from multipart import (
     parse_options_header,
 )
 
-from earmark.errors import CallerError, Fault, RefusedError, TooLargeError, Why
+from earmark.errors import Fault, RefusedError, TooLargeError, Why
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator
@@ -62,10 +61,6 @@ class Part:
     file_name: str | None
 
 
-class IdleError(CallerError):
-    """The caller sent nothing for too long."""
-
-
 def boundary_of(content_type: str) -> str | None:
     """The boundary of a multipart/form-data body; None if it is something else."""
     kind, options = parse_options_header(content_type)
@@ -76,14 +71,14 @@ def boundary_of(content_type: str) -> str | None:
 
 
 async def parts(
-    request: Request, boundary: str, *, max_bytes: int, idle_seconds: float
+    request: Request, boundary: str, *, max_bytes: int
 ) -> AsyncGenerator[Part | bytes | None]:
     """For each part in order: its Part, its bytes in pieces, and None; to the form's very end.
 
     Raises:
         RefusedError: the form is malformed, cut short, or has too many parts.
         TooLargeError: the whole form is larger than `max_bytes`.
-        IdleError: nothing came for `idle_seconds`.
+        SlowError: it came too slowly.
         ClientDisconnect: the caller went away.
     """
     try:
@@ -93,7 +88,7 @@ async def parts(
             max_header_count=MAX_HEADERS,
         )
         count, left = 0, max_bytes
-        async for chunk in _chunks(request, idle_seconds):
+        async for chunk in _chunks(request):
             left -= len(chunk)
             if left < 0:
                 raise TooLargeError(max_bytes)
@@ -111,16 +106,9 @@ async def parts(
         raise malformed(f"{error}.") from error
 
 
-async def _chunks(request: Request, idle_seconds: float) -> AsyncIterator[bytes]:
+async def _chunks(request: Request) -> AsyncIterator[bytes]:
     async with aclosing(request.stream()) as stream:
-        while True:
-            try:
-                async with asyncio.timeout(idle_seconds):
-                    chunk = await anext(stream)
-            except StopAsyncIteration:
-                return
-            except TimeoutError:
-                raise IdleError(f"nothing came for {idle_seconds:g} s") from None
+        async for chunk in stream:
             if chunk:
                 yield chunk
 

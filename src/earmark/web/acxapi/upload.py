@@ -16,7 +16,7 @@ from earmark.model import Download, media_named
 from earmark.web.acxapi import wire
 from earmark.web.acxapi.body import Wire, document_errors
 from earmark.web.errors import Answer, respond
-from earmark.web.multipart import IdleError, Part, boundary_of, malformed, parts
+from earmark.web.multipart import Part, boundary_of, malformed, parts
 from earmark.web.preference import Preference
 from earmark.web.security import Uploader  # noqa: TC001 - FastAPI reads it from the annotation
 
@@ -38,9 +38,6 @@ _NOT_MULTIPART = Answer(
     "Send the request as multipart/form-data with a boundary.",
     {"Accept-Post": "multipart/form-data"},
 )
-_IDLE = Answer(
-    408, "idle", "Nothing came for too long, so the upload was given up. Send it again."
-)
 _GONE = Response(status_code=499)  # nobody reads it; the number is for the log
 
 
@@ -52,8 +49,8 @@ class AcceptedAnswer(Wire):
     file_size_kb: int
 
 
-def router(intake: Intake, *, idle_seconds: float) -> APIRouter:
-    """The route; `idle_seconds` without a byte end an upload."""
+def router(intake: Intake) -> APIRouter:
+    """The route."""
     routes = APIRouter(tags=["Media"])
 
     @routes.post(
@@ -79,11 +76,9 @@ def router(intake: Intake, *, idle_seconds: float) -> APIRouter:
             async with admitted as reservation, AsyncExitStack() as stack:
                 upload = _Upload(bound, stack, reservation)
                 stack.callback(lambda: setattr(request.state, "media", upload.media))
-                await upload.read(request, boundary, idle_seconds)
+                await upload.read(request, boundary)
                 if not upload.signed_url:
                     return _ok(await upload.commit())
-        except IdleError:
-            return respond(request, _IDLE)
         except ClientDisconnect:
             return _GONE
         # What a file part brought is gone by now; nothing waits on it while the other comes.
@@ -134,10 +129,10 @@ class _Upload:
         self._stage: Stage | None = None
         self._submission: Submission | None = None
 
-    async def read(self, request: Request, boundary: str, idle_seconds: float) -> None:
+    async def read(self, request: Request, boundary: str) -> None:
         """Reads the whole form; raises as soon as it cannot be accepted any more."""
         limit = self._intake.max_upload_bytes + FORM_GRACE_BYTES
-        form = parts(request, boundary, max_bytes=limit, idle_seconds=idle_seconds)
+        form = parts(request, boundary, max_bytes=limit)
         async with aclosing(form) as events:
             async for event in events:
                 if isinstance(event, Part):
