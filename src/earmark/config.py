@@ -220,7 +220,7 @@ class Settings(BaseSettings):
         description="Interactions that one worker processes at once. 0 means one per processor.",
     )
     upload_buffer_bytes: Bytes = Field(
-        default=64 * MEBIBYTE,
+        default=32 * MEBIBYTE,
         ge=1 * MEBIBYTE,
         description="Memory that all uploads of one web process together may hold before it is "
         "written; bytes, or a number with KiB, MiB or GiB.",
