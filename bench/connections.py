@@ -3,7 +3,8 @@
     ./run bench connections [--idle 10000] [--uploads 1000] [--rounds 4] [--seconds 10]
 
 One `earmark serve` with one web process. Idle connections have made one request and are kept
-alive; slow uploads bring 64 KB/s each, as stereo PCM of 16 kHz does, and never end.
+alive; slow uploads bring 64 KB/s each, as stereo PCM of 16 kHz does, and never end. How much of
+that came is read from the files that the service writes.
 A caller beside them asks for readiness and for a page of interactions, one after the other, in
 rounds: without the crowd and with it, in turn, so that both see the same machine. The crowd is a
 process of its own, and connects from several addresses of the loopback.
@@ -76,7 +77,7 @@ def main() -> None:
             settings={"keep_alive_seconds": 3600, "log_level": "warning"},
         )
         with serving(server):
-            _run(server, idle, uploads, asked)
+            _run(server, Path(folder) / "data", idle, uploads, asked)
 
 
 def _arguments() -> argparse.Namespace:
@@ -101,7 +102,7 @@ def _allowed(idle: int, uploads: int) -> tuple[int, int]:
     return idle, uploads
 
 
-def _run(server: Server, idle: int, uploads: int, asked: argparse.Namespace) -> None:
+def _run(server: Server, data: Path, idle: int, uploads: int, asked: argparse.Namespace) -> None:
     caller = server.caller()
     (web,) = server.children("web")
     measured, empty, full = Measured(), _resident(web), 0
@@ -113,9 +114,13 @@ def _run(server: Server, idle: int, uploads: int, asked: argparse.Namespace) -> 
             held = crowd.gather()
             _look(caller.http, measured.crowded, asked.seconds)
             full = max(full, _resident(web))
-            sent = crowd.disperse()
-            rate = sent / max(held["uploads"], 1) / (asked.seconds + held["settled"]) / 1000
-            print(f"Round {number + 1}: {held}, {rate:.0f} KB/s each.", flush=True)
+            arrived, sent = _staged(data), crowd.disperse()
+            rate = arrived / max(held["uploads"], 1) / (asked.seconds + held["settled"]) / 1000
+            print(
+                f"Round {number + 1}: {held}, {rate:.0f} KB/s each were written "
+                f"({arrived / max(sent, 1):.0%} of what was sent).",
+                flush=True,
+            )
             assert (held["idle"], held["uploads"]) == (idle, uploads), "some were refused"
     _tell(measured, idle, uploads, empty, full)
 
@@ -138,6 +143,15 @@ def _resident(pid: int) -> int:
     """Bytes of memory that a process has now."""
     pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGESIZE")
+
+
+def _staged(data: Path) -> int:
+    """Bytes of uploads that the service has written so far."""
+    sizes = 0
+    for path in data.glob("**/staging/*"):
+        with contextlib.suppress(FileNotFoundError):
+            sizes += path.stat().st_size
+    return sizes
 
 
 def _tell(measured: Measured, idle: int, uploads: int, empty: int, full: int) -> None:
