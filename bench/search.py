@@ -236,7 +236,7 @@ def _add(
         occurred = START + timedelta(days=float(corpus.days[at]))
         row = {
             "id": id_,
-            "file_name": f"calls/{at}.wav",
+            "file_name": f"calls/{id_}.wav",
             "media_type": "audio",
             "status": "ready",
             "round": 1,

@@ -81,6 +81,8 @@ def positions(
 
 def documents(scope: Scope, ids: Collection[UUID]) -> dict[UUID, Document]:
     """What was said in these interactions; those without a transcript are left out."""
+    if not ids:  # or PostgreSQL would look at every document for one of none
+        return {}
     columns = search_document.c
     found = sa.select(columns.interaction_id, columns.content).where(
         columns.interaction_id.in_(ids), columns.content.is_not(None)
