@@ -261,15 +261,24 @@ class _Indexed:
             passed = [row.number for row in self._scope.rows(numbers)]
             for some in batched(filter(hits.has, passed), READ_AT_ONCE):
                 yield self._placed(some, READ_AT_ONCE), None
-            last = self._scope.row(way.offset(stride - 1).limit(1))
-            if last is None:
+            if len(passed) < stride:
                 return
-            after = Position._make(last)
+            after = self._end_of(way, passed)
             walked += stride
             if walked >= WALKED_AT_MOST:
                 yield (), after
                 return
             stride = min(stride * 2, LAST_STRIDE)
+
+    def _end_of(self, way: sa.Select[Any], passed: Sequence[int | None]) -> Position:
+        """Where a way ends that was gone to its end; looked up, since to go again takes longer."""
+        number = passed[-1]
+        if number is not None:
+            (last,) = self._placed([number], 1)
+            return last
+        row = self._scope.row(way.offset(len(passed) - 1).limit(1))
+        assert row is not None  # noqa: S101 - all is seen as it was at one moment
+        return Position._make(row)
 
     def _first(self, hits: _Hits) -> Position:
         """Where the walk begins: no candidate is newer."""
