@@ -11,6 +11,7 @@ next run with the same folder finds it filled.
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import random
 import shutil
@@ -174,6 +175,8 @@ def measure(database: Database, count: int) -> None:
         _settle(database)
     _tell_size(database, count)
     _tell_cost(database, organization_id, corpus)
+    gc.collect()
+    gc.freeze()  # as `earmark serve` does with what is there before the first request
     with tempfile.TemporaryDirectory() as folder:
         everyone = Interactions(database, LocalStore(Path(folder) / "objects"))
         _tell_latencies(

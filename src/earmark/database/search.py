@@ -42,6 +42,9 @@ LOOKED_UP_COSTS = 4
 READ_AT_ONCE = 50
 FIRST_STRIDE = 250
 LAST_STRIDE = 4000
+FARTHER = 1.2
+"""A stride that is to be the last goes somewhat beyond where the last hit is expected."""
+
 LOOKED_UP_AT_ONCE = 900
 
 STEMMERS = {"en": "english_stem", "es": "spanish_stem"}
@@ -255,11 +258,12 @@ class _Indexed:
     def _walked(self, hits: _Hits) -> Iterator[tuple[Sequence[Position], Position | None]]:
         self._scope.read_in_order()
         after = self._first(hits)
-        stride, walked = FIRST_STRIDE, 0
+        stride, walked, met = FIRST_STRIDE, 0, 0
         while True:
             way, numbers = self._way(after, stride)
             passed = [row.number for row in self._scope.rows(numbers)]
             for some in batched(filter(hits.has, passed), READ_AT_ONCE):
+                met += len(some)
                 yield self._placed(some, READ_AT_ONCE), None
             if len(passed) < stride:
                 return
@@ -269,6 +273,9 @@ class _Indexed:
                 yield (), after
                 return
             stride = min(stride * 2, LAST_STRIDE)
+            if met and not self._must_read:  # then what was met tells how far the rest is
+                rest = walked * (self._limit / met - 1) * FARTHER
+                stride = max(FIRST_STRIDE, min(stride, round(rest)))
 
     def _end_of(self, way: sa.Select[Any], passed: Sequence[int | None]) -> Position:
         """Where a way ends that was gone to its end; looked up, since to go again takes longer."""
