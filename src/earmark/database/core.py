@@ -33,10 +33,6 @@ if TYPE_CHECKING:
 BUSY_SECONDS = 15
 """How long a SQLite transaction waits for another process's before the caller is told to retry."""
 
-CACHE_KIBIBYTES = 8000
-"""Of a SQLite connection. With its usual 2,000 the inner pages of a million interactions do not
-fit, and each that is looked up takes three times as long; 32,000 gain nothing more."""
-
 FORMS_REMEMBERED = 1000
 """Forms of statements of which we remember the tables: more than there are in the code."""
 
@@ -359,7 +355,6 @@ def _sqlite(path: Path) -> sa.Engine:
         # FULL, not NORMAL: with NORMAL a power loss undoes commits that were acknowledged.
         connection.execute("PRAGMA synchronous=FULL")
         connection.execute("PRAGMA foreign_keys=ON")
-        connection.execute(f"PRAGMA cache_size=-{CACHE_KIBIBYTES}")
         # What is deleted is overwritten, so that no word of it stays in free pages of the file.
         connection.execute("PRAGMA secure_delete=ON")
 

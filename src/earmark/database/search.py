@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     from earmark.model.search import Document, Search
 
 WALKED_AT_MOST = 10_000
-"""Interactions gone through for one page."""
+"""Interactions gone through for one page; half as many with filters, when each costs a look-up."""
 
-READ_AT_MOST = 500
+READ_AT_MOST = 400
 """Transcripts read for one page, where postings alone cannot tell: neighbours in a phrase."""
 
 LOOKED_UP_ANYHOW = 2000
@@ -39,11 +39,11 @@ LOOKED_UP_ANYHOW = 2000
 LOOKED_UP_COSTS = 4
 """To look one up, against passing one."""
 
-READ_AT_ONCE = 50
+READ_AT_ONCE = 100
 FIRST_STRIDE = 250
 LAST_STRIDE = 4000
 FARTHER = 1.2
-"""A stride that is to be the last goes somewhat beyond where the last hit is expected."""
+"""A stride goes somewhat beyond where the last hit is expected."""
 
 LOOKED_UP_AT_ONCE = 900
 
@@ -227,8 +227,7 @@ class _Indexed:
         """
         if hits.count <= LOOKED_UP_ANYHOW or self._is_filtered:
             return hits.count <= LOOKED_UP_ANYHOW
-        walked = self._limit * (max(hits.blocks) + 1) * BLOCK_DOCUMENTS / hits.count
-        return hits.count * LOOKED_UP_COSTS <= walked
+        return hits.count * LOOKED_UP_COSTS <= self._limit * hits.span / hits.count
 
     def _looked_up(self, hits: _Hits) -> Iterator[tuple[Sequence[Position], None]]:
         wanted = READ_AT_MOST if self._must_read else self._limit
@@ -258,8 +257,12 @@ class _Indexed:
     def _walked(self, hits: _Hits) -> Iterator[tuple[Sequence[Position], Position | None]]:
         self._scope.read_in_order()
         after = self._first(hits)
-        stride, walked, met = FIRST_STRIDE, 0, 0
+        walked = met = 0
+        most = WALKED_AT_MOST // (2 if self._is_filtered else 1)
+        expected = self._limit * hits.span / hits.count
+        stride = FIRST_STRIDE
         while True:
+            stride = min(max(stride, round(expected * FARTHER)), LAST_STRIDE, most - walked)
             way, numbers = self._way(after, stride)
             passed = [row.number for row in self._scope.rows(numbers)]
             for some in batched(filter(hits.has, passed), READ_AT_ONCE):
@@ -269,13 +272,10 @@ class _Indexed:
                 return
             after = self._end_of(way, passed)
             walked += stride
-            if walked >= WALKED_AT_MOST:
+            if walked >= most:
                 yield (), after
                 return
-            stride = min(stride * 2, LAST_STRIDE)
-            if met and not self._must_read:  # then what was met tells how far the rest is
-                rest = walked * (self._limit / met - 1) * FARTHER
-                stride = max(FIRST_STRIDE, min(stride, round(rest)))
+            expected = walked * (self._limit / met - 1) if met else 2 * stride
 
     def _end_of(self, way: sa.Select[Any], passed: Sequence[int | None]) -> Position:
         """Where a way ends that was gone to its end; looked up, since to go again takes longer."""
@@ -331,6 +331,11 @@ class _Hits:
 
     blocks: dict[int, int]
     count: int
+
+    @property
+    def span(self) -> int:
+        """Among how many documents they lie."""
+        return (max(self.blocks) + 1) * BLOCK_DOCUMENTS
 
     def has(self, number: int | None) -> bool:
         """Whether a document is among them."""
