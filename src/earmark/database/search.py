@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 WALKED_AT_MOST = 10_000
 """Interactions gone through for one page; half as many with filters, when each costs a look-up."""
 
-READ_AT_MOST = 400
+READ_AT_MOST = 250
 """Transcripts read for one page, where postings alone cannot tell: neighbours in a phrase."""
 
 LOOKED_UP_ANYHOW = 2000
