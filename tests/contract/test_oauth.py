@@ -25,6 +25,7 @@ from earmark.access import Access, NewClient
 from earmark.web import Heart
 from earmark.web.connection import RequestContext
 from earmark.web.oauth import MAX_FORM_BYTES, router
+from earmark.web.pace import Pace
 from earmark.web.routing import CaselessPaths
 from shared_app import App
 
@@ -51,7 +52,7 @@ def application(heart: Heart) -> FastAPI:
     made = router(heart.access)
     app.include_router(made)
     app.add_middleware(CaselessPaths, paths=[route.path for route in made.routes])
-    app.add_middleware(RequestContext)
+    app.add_middleware(RequestContext, pace=Pace(60))
     return app
 
 

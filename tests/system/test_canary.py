@@ -477,6 +477,12 @@ COMMANDS: dict[str, tuple[tuple[str, ...], ...]] = {
     "retry": (("--org", "First", "--dry-run"), ("--org", "First", "--code", WORD)),
     "organization list": ((),),
     "organization set": (("--org", "First", "--agent-channel", "0"),),
+    "organization quota": (
+        ("--org", "First", "--stored", "1000GiB"),
+        ("--org", "First"),
+        ("--org", "First", "--stored", WORD),
+    ),
+    "organization usage": (("--org", "First"), ("--org", "First", "--json")),
     "models install": ((WORD,),),
     "models list": ((),),
     "models path": ((),),

@@ -243,7 +243,7 @@ class Fetched:
             raise FetchError(Why.SIGNED_URL_REFUSED, "test")
         return Destination("store.example", address.encode())
 
-    async def download(self, destination: Destination, sink: Any) -> None:
+    async def download(self, destination: Destination, sink: Any, **_: Any) -> None:
         if b"away" in destination.target:
             raise FetchError(Why.SIGNED_URL_FAILED, "test")
         await sink(WAV)

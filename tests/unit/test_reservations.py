@@ -460,3 +460,30 @@ def test_who_leaves_while_a_place_is_reserved_leaves_none(
 
     asyncio.run(story())
     assert held(database) == []
+
+
+def test_who_goes_away_without_a_quota_has_nothing_to_give_back(
+    database: Database, principal: Principal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, go_on = threading.Event(), threading.Event()
+
+    def no_quota(_organization: UUID) -> Quota:
+        asked.set()
+        assert go_on.wait(20)
+        return Quota()
+
+    monkeypatch.setattr(Reservations, "release", lambda *_: pytest.fail("nothing was reserved"))
+    store = open_store((tmp_path / "storage").as_uri())
+    limits = Limits(upload_bytes=1 << 40, reserve_bytes=0, buffer_bytes=1 << 20)
+    with ThreadPoolExecutor(1) as pool:
+        intake = Intake(database, store, limits=limits, pool=pool, quota=no_quota)
+
+        async def story() -> None:
+            admitting = asyncio.create_task(intake.for_(principal).admit(None))
+            await asyncio.to_thread(asked.wait, 20)
+            admitting.cancel()
+            await asyncio.gather(admitting, return_exceptions=True)
+
+        asyncio.run(story())
+        go_on.set()
+    assert held(database) == []
