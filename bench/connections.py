@@ -1,10 +1,11 @@
 """What a control call takes while very many connections are open, and how much memory they need.
 
-    ./run bench connections [--idle 10000] [--uploads 1000] [--rounds 4] [--seconds 10]
+    ./run bench connections [--idle 10000] [--uploads 1000] [--rate 8000] [--rounds 4]
 
 One `earmark serve` with one web process. Idle connections have made one request and are kept
-alive; slow uploads bring 64 KB/s each, as stereo PCM of 16 kHz does, and never end. How much of
-that came is read from the files that the service writes.
+alive; slow uploads bring 8 KB/s each, twice the least that is allowed, and never end; with `--rate
+64000` they are live recordings in stereo of 16 kHz, 64 MB/s together. How much of that came is
+read from the files that the service writes.
 A caller beside them asks for readiness and for a page of interactions, one after the other, in
 rounds: without the crowd and with it, in turn, so that both see the same machine. The crowd is a
 process of its own, and connects from several addresses of the loopback.
@@ -44,7 +45,9 @@ if TYPE_CHECKING:
 
 IDLE, UPLOADS = 10_000, 1_000
 ROUNDS, ROUND_SECONDS = 4, 10.0
-BYTES_PER_SECOND = 64_000
+RATE = 8_000
+"""Bytes per second of each upload."""
+
 PIECES_PER_SECOND = 2
 PER_ADDRESS = 1_500
 """Connections from each address: below what `serve` allows one."""
@@ -84,6 +87,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="./run bench connections")
     parser.add_argument("--idle", type=int, default=IDLE)
     parser.add_argument("--uploads", type=int, default=UPLOADS)
+    parser.add_argument("--rate", type=int, default=RATE)
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--seconds", type=float, default=ROUND_SECONDS)
     return parser.parse_args()
@@ -108,7 +112,7 @@ def _run(server: Server, data: Path, idle: int, uploads: int, asked: argparse.Na
     measured, empty, full = Measured(), _resident(web), 0
     _look(caller.http, measured.alone, 2)
     measured = Measured()
-    with _crowd(server.port, caller, idle, uploads) as crowd:
+    with _crowd(server.port, caller, (idle, uploads, asked.rate)) as crowd:
         for number in range(asked.rounds):
             _look(caller.http, measured.alone, asked.seconds)
             held = crowd.gather()
@@ -122,7 +126,7 @@ def _run(server: Server, data: Path, idle: int, uploads: int, asked: argparse.Na
                 flush=True,
             )
             assert (held["idle"], held["uploads"]) == (idle, uploads), "some were refused"
-    _tell(measured, idle, uploads, empty, full)
+    _tell(measured, (idle, uploads, asked.rate), empty, full)
 
 
 def _look(http: httpx.Client, kept: dict[str, list[float]], seconds: float) -> None:
@@ -154,9 +158,11 @@ def _staged(data: Path) -> int:
     return sizes
 
 
-def _tell(measured: Measured, idle: int, uploads: int, empty: int, full: int) -> None:
+def _tell(measured: Measured, kinds: tuple[int, int, int], empty: int, full: int) -> None:
+    idle, uploads, rate = kinds
     print(
-        f"\n{idle:,} idle connections and {uploads:,} uploads of 64 KB/s each, one web process:\n"
+        f"\n{idle:,} idle connections and {uploads:,} uploads of {rate / 1000:g} KB/s each, "
+        "one web process:\n"
     )
     print(
         "| control call | calls | median ms | p99 ms | with the crowd: median | p99 | p99, times |"
@@ -204,9 +210,9 @@ class _Crowd:
 
 
 @contextlib.contextmanager
-def _crowd(port: int, caller: Caller, idle: int, uploads: int) -> Iterator[_Crowd]:
+def _crowd(port: int, caller: Caller, kinds: tuple[int, int, int]) -> Iterator[_Crowd]:
     ours, theirs = multiprocessing.get_context("spawn").Pipe()
-    arguments = (theirs, port, caller.token, idle, uploads)
+    arguments = (theirs, port, caller.token, kinds)
     process = multiprocessing.get_context("spawn").Process(target=_be_crowd, args=arguments)
     process.start()
     try:
@@ -217,7 +223,7 @@ def _crowd(port: int, caller: Caller, idle: int, uploads: int) -> Iterator[_Crow
         process.kill()
 
 
-def _be_crowd(pipe: Connection, port: int, token: str, idle: int, uploads: int) -> None:
+def _be_crowd(pipe: Connection, port: int, token: str, kinds: tuple[int, int, int]) -> None:
     _, files = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
     os.nice(5)  # the crowd stands for many machines, and must not take the server's processor
@@ -226,7 +232,7 @@ def _be_crowd(pipe: Connection, port: int, token: str, idle: int, uploads: int) 
         loop = asyncio.get_running_loop()
         while await loop.run_in_executor(None, pipe.recv) == "gather":
             members = _Members(port, token)
-            pipe.send(await members.gather(idle, uploads))
+            pipe.send(await members.gather(*kinds))
             await loop.run_in_executor(None, pipe.recv)
             pipe.send(await members.disperse())
 
@@ -268,11 +274,11 @@ class _Members:
         self.uploads: list[_Member] = []
         self.sending: asyncio.Task[None] | None = None
 
-    async def gather(self, idle: int, uploads: int) -> dict[str, float]:
+    async def gather(self, idle: int, uploads: int, rate: int) -> dict[str, float]:
         ask = b"GET /health/live HTTP/1.1\r\nHost: h\r\n\r\n"
         self.idle = await self._connect([ask] * idle)
         self.uploads = await self._connect([self._begun(number) for number in range(uploads)])
-        self.sending = asyncio.create_task(self._send())
+        self.sending = asyncio.create_task(self._send(rate))
         settled = 3.0
         await asyncio.sleep(settled)
         holds = {"idle": self.idle, "uploads": self.uploads}
@@ -314,9 +320,9 @@ class _Members:
             f"Expect: 100-continue\r\n\r\n{form}"
         ).encode() + _WAV
 
-    async def _send(self) -> None:
+    async def _send(self, rate: int) -> None:
         """A piece for each in turn, evenly over the second."""
-        piece = bytes(BYTES_PER_SECOND // PIECES_PER_SECOND)
+        piece = bytes(rate // PIECES_PER_SECOND)
         turn, groups = time.perf_counter(), 20
         while True:
             for group in range(groups):
@@ -332,7 +338,7 @@ def _holds(one: _Member) -> bool:
     return not one.lost and one.held.done() and one.held.result() is True
 
 
-_FORMAT = struct.pack("<IHHIIHH", 16, 1, 2, 16_000, BYTES_PER_SECOND, 4, 16)
+_FORMAT = struct.pack("<IHHIIHH", 16, 1, 2, 16_000, 64_000, 4, 16)
 _WAV = b"RIFF\xff\xff\xff\xffWAVEfmt " + _FORMAT + b"data\xff\xff\xff\xff"
 """The head of a recording in stereo of 16 kHz and 16 bits, which does not know its length yet."""
 
