@@ -33,6 +33,7 @@ from earmark.speech import (
 )
 from earmark.speech import local as local_engine
 from earmark.speech import remote as remote_engine
+from earmark.speech.features import Features
 from earmark.speech.sound import Sound
 from speaking import ROOT, installed_models, tone
 from wordless import WORDLESS, make
@@ -255,6 +256,11 @@ def test_an_engine_tells_what_it_is(engine: Transcriber) -> None:
 
 def test_the_local_engine_names_its_weights(local: Transcriber) -> None:
     assert (local.identity.model_sha256 or "")[:8] == "d01c3014"
+
+
+def test_the_local_engine_makes_its_features_piece_by_piece(local: Any) -> None:
+    guarded = local.engine
+    assert isinstance(guarded._engine._model.feature_extractor, Features)
 
 
 def test_weights_that_cannot_be_used_are_told(tmp_path: Path) -> None:

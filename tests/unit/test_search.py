@@ -414,11 +414,16 @@ def test_of_many_that_wait_the_first_are_found_and_the_rest_once_they_have_their
     indexer: Indexer,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(search, "_WAITING", search._WAITING.limit(3))
+    monkeypatch.setattr(search, "WAITING_AT_MOST", 3)
     first = [call(books, "We wait.", at=NOON + DAY * i) for i in (2, 1, 3, 5, 4)]
     assert set(ids(mine, "wait")) == set(first[:3])
     work_off(indexer)
     assert set(ids(mine, "wait")) == set(first)
+
+
+def test_of_no_interaction_nothing_is_looked_up() -> None:
+    nothing: Any = None
+    assert search.documents(nothing, []) == {}
 
 
 def test_a_posting_takes_no_more_than_a_bitmap_and_loses_none(

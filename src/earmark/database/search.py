@@ -39,6 +39,9 @@ LOOKED_UP_ANYHOW = 2000
 LOOKED_UP_COSTS = 4
 """To look one up, against passing one."""
 
+WAITING_AT_MOST = 250
+"""Transcripts read beside these for a search, that have no number yet."""
+
 READ_AT_ONCE = 100
 FIRST_STRIDE = 250
 LAST_STRIDE = 4000
@@ -71,11 +74,13 @@ class Found(NamedTuple):
 def positions(
     scope: Scope, query: Query, search: Search, *, after: Position | None, limit: int
 ) -> Found:
-    """The first `limit` interactions after a position that match both, in reading order."""
-    # What waits is looked at first: whoever gets a number meanwhile is found twice, not never.
+    """The first `limit` interactions after a position that match both, in reading order.
+
+    In a reader's transaction: a document that gets its number meanwhile would be missed in others.
+    """
     waiting = _waiting(scope, query, search, after)
     indexed, reached = _Indexed(scope, query, search, after, limit).find()
-    every = sorted({*waiting, *indexed}, key=_order, reverse=True)
+    every = sorted([*waiting, *indexed], key=_order, reverse=True)
     if reached is not None:
         every = [position for position in every if _order(position) >= _order(reached)]
     found = every[:limit]
@@ -125,7 +130,7 @@ def _vocabulary(scope: Scope, beginnings: Collection[str]) -> set[str]:
     ways = tuple(beginnings)
     found = {
         word
-        for row in scope.rows(_WAITING)
+        for row in scope.rows(_WAITING.limit(WAITING_AT_MOST))
         for line in decoded(row.content).lines
         for word in words_of(line.text)
         if word.startswith(ways)
@@ -156,16 +161,15 @@ _WAITING = (
     sa.select(*_PLACE, search_document.c.content)
     .where(search_document.c.number.is_(None), search_document.c.content.is_not(None))
     .order_by(search_document.c.interaction_id)
-    .limit(READ_AT_MOST)
 )
-"""Those that get their number next; they are more only after an import."""
+"""Those that get their number next come first; they are many only after an import."""
 
 
 def _waiting(
     scope: Scope, query: Query, search: Search, after: Position | None
 ) -> Iterator[Position]:
     """Those that match among the documents that wait for their number."""
-    rows = scope.rows(_WAITING.where(*_after(_PLACE, after)))
+    rows = scope.rows(_WAITING.where(*_after(_PLACE, after)).limit(WAITING_AT_MOST))
     if not rows:
         return
     matching = stored.matching(scope, query, [row.interaction_id for row in rows])
