@@ -396,6 +396,28 @@ def test_a_process_keeps_what_is_on_its_way_until_it_ends(
     asyncio.run(story())
 
 
+def test_nothing_is_kept_while_nothing_is_on_its_way(
+    intake: Intake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(intake_reservations, "KEEP_SECONDS", 0.01)
+    kept: list[object] = []
+    monkeypatch.setattr(Reservations, "keep", lambda _self, ids: kept.append(ids))
+    keep, looked = intake_reservations.Reservations._keep, threading.Event()
+
+    def keeping(self: intake_reservations.Reservations) -> None:
+        keep(self)
+        looked.set()
+
+    monkeypatch.setattr(intake_reservations.Reservations, "_keep", keeping)
+
+    async def story() -> None:
+        async with intake.tended():
+            assert await asyncio.to_thread(looked.wait, 20)
+
+    asyncio.run(story())
+    assert kept == []
+
+
 def test_an_outage_ends_neither_the_keeping_nor_the_upload(
     intake: Intake, principal: Principal, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
