@@ -32,10 +32,12 @@ def both(service: Service) -> Caller:
     [
         (WAV, True, "identical"),
         (wav(0.02), True, "different"),
-        (WAV, False, "unknown"),
-        (wav(0.02), False, "unknown"),
+        (WAV, False, "identical"),
+        (wav(0.02), False, "different"),
+        (wav(140), True, "different"),
+        (wav(140), False, "unknown"),
     ],
-    ids=["identical", "different", "identical unread", "different unread"],
+    ids=["identical", "different", "identical short", "different short", "different long", "unread"],
 )
 def test_a_taken_name_is_refused_and_the_answer_says_who_has_it(
     both: Caller, content: bytes, file_first: bool, duplicate: str

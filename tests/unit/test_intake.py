@@ -308,8 +308,8 @@ def test_a_file_over_the_limit_is_refused_as_it_comes(make, store):
 def test_the_reserve_is_looked_at_again_in_the_middle_of_an_upload(make, store):
     async def fill() -> None:
         async with make(reserve_bytes=1000).stage(".wav") as stage:
-            await stage.append(b"x")
             store.free = 999
+            await stage.append(bytes(MEBIBYTE))
             with pytest.raises(UnavailableError, match="no room"):
                 await stage.finish()
 
@@ -429,18 +429,24 @@ def test_an_upload_that_is_cancelled_while_its_file_is_opened_leaves_nothing(
         if failing:
             raise failing
 
+    async def upload(intake: Any) -> None:
+        async with intake.stage(".wav") as stage:
+            await stage.append(bytes(MEBIBYTE))
+            await stage.finish()
+
     async def cancel(intake: Any) -> None:
         store.hold.clear()
         store.on_stage = open_slowly
-        uploading = asyncio.ensure_future(intake.stage(".wav").__aenter__())
+        uploading = asyncio.ensure_future(upload(intake))
         await asyncio.to_thread(opening.wait, 20)
         uploading.cancel()
+        await asyncio.sleep(0)
+        store.hold.set()
         with pytest.raises(asyncio.CancelledError):
             await uploading
 
     with ThreadPoolExecutor(1) as pool:
         asyncio.run(cancel(Intake(database, store, limits=LIMITS, pool=pool).for_(principal)))
-        store.hold.set()
     assert not store.staged_files()
     assert len(store.descriptors) == (0 if failing else 1)
     for descriptor in store.descriptors:
@@ -452,7 +458,8 @@ def test_an_upload_that_is_cancelled_while_its_file_is_opened_leaves_nothing(
 def test_an_upload_that_the_process_itself_cancels_at_its_end_leaves_nothing(make, store):
     async def upload() -> None:
         async with make().stage(".wav") as stage:
-            await stage.append(b"some")
+            await stage.append(bytes(MEBIBYTE))
+            await stage.finish()
             await asyncio.sleep(60)
 
     async def end() -> None:
@@ -522,7 +529,7 @@ def test_a_stage_is_committed_once_and_only_when_it_is_finished(make):
             await stage.append(WAV)
             with pytest.raises(RuntimeError):
                 await intake.commit(stage, submission())
-            assert stage.sha256 is None
+            assert stage.sha256() is None
             await stage.finish()
             await intake.commit(stage, submission())
             with pytest.raises(RuntimeError):
@@ -532,17 +539,23 @@ def test_a_stage_is_committed_once_and_only_when_it_is_finished(make):
 
 
 @sqlite_alone
-def test_a_stage_that_was_never_opened_keeps_nothing(make, store):
-    async def wrong() -> None:
-        stage = make().stage(".wav")
-        await stage.append(WAV)
-        await stage.finish()
-        with pytest.raises(RuntimeError):
-            stage.hand_over()
-        await stage.__aexit__(None, None, None)
+def test_what_is_shorter_than_a_batch_meets_the_storage_only_when_it_is_committed(make, store):
+    async def upload() -> None:
+        intake = make()
+        async with intake.stage(".wav") as stage:
+            await stage.append(WAV)
+            await stage.finish()
+            assert intake._stages.held_bytes == len(WAV)
+            assert not store.staged_files()
+            assert stage.sha256() == hashlib.sha256(WAV).digest()
+            await intake.commit(stage, submission())
+            assert intake._stages.held_bytes == 0
+        async with intake.stage(".wav") as stage:
+            await stage.append(WAV)
+        assert intake._stages.held_bytes == 0
 
-    asyncio.run(wrong())
-    assert not store.staged_files()
+    asyncio.run(upload())
+    assert len(store.objects()) == 1
 
 
 @sqlite_alone
@@ -562,15 +575,13 @@ def test_if_the_database_goes_away_at_the_commit_the_object_is_left_to_the_sweep
     make, store, database, monkeypatch
 ):
     """Nobody can know whether the commit happened: the bytes may be promised."""
-    real = database.write
+    real = database.write_together
 
-    @contextmanager
-    def away(organization_id: Any) -> Iterator[Any]:
-        with real(organization_id) as scope:
-            yield scope
+    def away(*args: Any) -> None:
+        real(*args)
         raise UnavailableError("away")
 
-    monkeypatch.setattr(database, "write", away)
+    monkeypatch.setattr(database, "write_together", away)
     with pytest.raises(UnavailableError):
         asyncio.run(send(make(), WAV, submission()))
     assert len(store.objects()) == 1

@@ -104,6 +104,7 @@ class Parts:
             limits=limits,
             pool=pool,
             quota=self.access.quotas.of,
+            known_quota=self.access.quotas.recall,
             downloading=self._downloading,
         )
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import json
 import sqlite3
 import threading
 import time
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 from uuid import UUID
 
 import sqlalchemy as sa
@@ -24,11 +25,6 @@ from earmark.telemetry import metrics
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
-    from typing import TypeVar
-
-    from sqlalchemy.sql.dml import ReturningInsert
-
-    T = TypeVar("T")
 
 BUSY_SECONDS = 15
 """How long a SQLite transaction waits for another process's before the caller is told to retry."""
@@ -39,8 +35,17 @@ FORMS_REMEMBERED = 1000
 BUSY_LOOK_SECONDS = 0.01
 """How often one looks whether it is free, where SQLite does not wait by itself."""
 
+LATELY_SECONDS = 1.0
+"""How long it is taken for granted that a database that served still does."""
+
+TOGETHER = 64
+"""Pieces of work in one transaction at most, so that the first does not wait long for the last."""
+
 POOL_SIZE = 10
 """Connections of one process; more threads than this wait for one."""
+
+
+T = TypeVar("T")
 
 
 class Scope:
@@ -73,22 +78,34 @@ class Scope:
         return self.connection.execute(self._bound(statement)).rowcount
 
     def insert(self, table: sa.Table, *rows: Mapping[str, Any]) -> None:
-        """Adds rows; the organization is stamped on them."""
+        """Adds rows of the same columns; the organization is stamped on them."""
         if rows:
-            self.connection.execute(sa.insert(table), [self._stamped(table, row) for row in rows])
+            self._insert(table, [self._stamped(table, row) for row in rows])
 
     def insert_if_absent(self, table: sa.Table, values: Mapping[str, Any]) -> bool:
         """Adds a row unless one with an equal key stands; says whether it was added."""
-        statement: ReturningInsert[Any]
-        stamped = self._stamped(table, values)
-        first = next(iter(table.primary_key.columns))
-        if self.is_postgresql:
-            insert = postgresql.insert(table).values(stamped).on_conflict_do_nothing()
-            statement = insert.returning(first)
-        else:
-            other = sqlite.insert(table).values(stamped).on_conflict_do_nothing()
-            statement = other.returning(first)
-        return self.connection.execute(statement).first() is not None
+        return self._insert(table, [self._stamped(table, values)], if_absent=True) == 1
+
+    def _insert(
+        self, table: sa.Table, rows: Sequence[Mapping[str, Any]], *, if_absent: bool = False
+    ) -> int:
+        """Adds rows by a statement that is compiled once; returns how many were added.
+
+        Where a value is an expression, it is of no use a second time.
+        """
+        if any(isinstance(value, sa.ClauseElement) for value in rows[0].values()):
+            own = postgresql if self.is_postgresql else sqlite
+            statement = own.insert(table).values(rows)
+            if if_absent:
+                statement = statement.on_conflict_do_nothing()
+            return self.connection.execute(statement).rowcount
+        key = (self.connection.dialect.name, table, tuple(rows[0]), if_absent)
+        prepared = _PREPARED.get(key)
+        if prepared is None:
+            prepared = _PREPARED[key] = _Prepared(self.connection.dialect, *key[1:])
+        values = [prepared.bind(row) for row in rows]
+        given = values[0] if len(values) == 1 else values
+        return self.connection.exec_driver_sql(prepared.sql, given).rowcount
 
     @property
     def is_postgresql(self) -> bool:
@@ -157,6 +174,46 @@ class Scope:
         return statement
 
 
+class _Prepared:
+    """An insert of one row as the driver takes it.
+
+    SQLAlchemy would find out its text and its types anew each time, which takes three times as
+    long as SQLite takes for the row.
+
+    Attributes:
+        sql: with the driver's own placeholders.
+    """
+
+    def __init__(
+        self, dialect: sa.Dialect, table: sa.Table, columns: Sequence[str], if_absent: bool
+    ) -> None:
+        own = postgresql if dialect.name == "postgresql" else sqlite
+        statement = own.insert(table).values({name: sa.bindparam(name) for name in columns})
+        if if_absent:
+            statement = statement.on_conflict_do_nothing()
+        compiled = statement.compile(dialect=dialect)
+        self.sql = str(compiled)
+        order = compiled.positiontup if dialect.positional else columns
+        self._positional = dialect.positional
+        self._columns = [
+            (name, table.c[name].type.dialect_impl(dialect).bind_processor(dialect))
+            for name in order or ()
+        ]
+
+    def bind(self, row: Mapping[str, Any]) -> tuple[Any, ...] | dict[str, Any]:
+        """A row's values as the driver takes them."""
+        if self._positional:
+            return tuple([_bound(row[name], convert) for name, convert in self._columns])
+        return {name: _bound(row[name], convert) for name, convert in self._columns}
+
+
+def _bound(value: Any, convert: Callable[[Any], Any] | None) -> Any:
+    return value if convert is None else convert(value)
+
+
+_PREPARED: dict[tuple[str, sa.Table, tuple[str, ...], bool], _Prepared] = {}
+
+
 def _selected_from(statement: sa.Select[Any]) -> Sequence[sa.ColumnElement[Any]]:
     """The organization columns of what a statement selects from.
 
@@ -219,11 +276,18 @@ class Database:
         self._write_lock: contextlib.AbstractContextManager[Any] = (
             threading.Lock() if self.is_sqlite else contextlib.nullcontext()
         )
+        self._waiting: list[_Piece[Any]] = []
+        self._waiting_lock = threading.Lock()
+        self._served_at = float("-inf")
 
     @property
     def is_sqlite(self) -> bool:
         """Whether this is SQLite; else it is PostgreSQL."""
         return self.engine.dialect.name == "sqlite"
+
+    def served_lately(self) -> bool:
+        """Whether a transaction ended well within `LATELY_SECONDS`; does not block."""
+        return time.monotonic() - self._served_at < LATELY_SECONDS
 
     @contextlib.contextmanager
     def read(self, organization_id: UUID | None) -> Iterator[Scope]:
@@ -234,6 +298,7 @@ class Database:
         """
         with _unavailable_if_down(), self._readers.begin() as connection:
             yield self._scope(connection, organization_id)
+        self._served_at = time.monotonic()
 
     @contextlib.contextmanager
     def write(self, organization_id: UUID | None) -> Iterator[Scope]:
@@ -251,8 +316,47 @@ class Database:
             scope = self._scope(connection, organization_id)
             committed = scope.after_commit
             yield scope
+        self._served_at = time.monotonic()
         for call in committed:
             call()
+
+    def write_together(self, organization_id: UUID | None, work: Callable[[Scope], T]) -> T:
+        """Does a piece of work in a transaction that others' work may share; returns its result.
+
+        On SQLite, what comes while a transaction is being written waits and makes the next one
+        together: one wait for the disk, however many there are. Each piece of work succeeds or
+        fails by itself, in its own caller's context, though maybe in another's thread; what it
+        raises undoes nothing but itself. On PostgreSQL, which does so underneath, it is `write`.
+
+        Raises:
+            UnavailableError: as `write`.
+        """
+        if not self.is_sqlite:
+            with self.write(organization_id) as scope:
+                return work(scope)
+        piece = _Piece(organization_id, work)
+        with self._waiting_lock:
+            self._waiting.append(piece)
+        with self._write_lock:
+            while not piece.ended:  # else whoever had the turn before did it as well
+                with self._waiting_lock:
+                    batch, self._waiting = self._waiting[:TOGETHER], self._waiting[TOGETHER:]
+                self._write_batch(batch)
+        return piece.result()
+
+    def _write_batch(self, batch: Sequence[_Piece[Any]]) -> None:
+        failure: UnavailableError | None = UnavailableError("it was given up")
+        try:
+            with _unavailable_if_down(), self._writers.begin() as connection:
+                for piece in batch:
+                    piece.run(self._scope(connection, piece.organization_id))
+        except UnavailableError as error:
+            failure = error
+        else:
+            failure, self._served_at = None, time.monotonic()
+        finally:
+            for piece in batch:
+                piece.end(failure)
 
     @cached_property
     def unsynced(self) -> Database:
@@ -279,6 +383,57 @@ class Database:
             whose = "*" if organization_id is None else str(organization_id)
             connection.execute(_BIND, {"whose": whose})
         return Scope(connection, organization_id)
+
+
+class _Piece(Generic[T]):
+    """Work that waits for a transaction.
+
+    Attributes:
+        ended: whether it was committed or failed.
+    """
+
+    def __init__(self, organization_id: UUID | None, work: Callable[[Scope], T]) -> None:
+        self.organization_id = organization_id
+        self.ended = False
+        self._work = work
+        self._context = contextvars.copy_context()
+        self._committed: list[Callable[[], None]] = []
+        self._result: T | None = None
+        self._failure: BaseException | None = None
+        self._lost: UnavailableError | None = None
+
+    def run(self, scope: Scope) -> None:
+        """Does it; what goes wrong with it is undone, and nothing else is.
+
+        Raises:
+            UnavailableError: the whole transaction is lost.
+        """
+        execute = scope.connection.exec_driver_sql
+        execute("SAVEPOINT piece")
+        try:
+            with _unavailable_if_down():
+                self._result = self._context.run(self._work, scope)
+        except BaseException as error:  # noqa: BLE001 - told by `result`, where it belongs
+            self._failure = error
+            execute("ROLLBACK TO piece")
+        else:
+            self._committed = scope.after_commit
+        execute("RELEASE piece")
+
+    def end(self, lost: UnavailableError | None) -> None:
+        """Notes how the transaction ended."""
+        self._lost = lost
+        self.ended = True
+
+    def result(self) -> T:
+        """What the work returned; raises what it raised, or why it was not committed."""
+        if self._lost is not None:
+            raise UnavailableError(str(self._lost)) from self._lost
+        if self._failure is not None:
+            raise self._failure
+        for call in self._committed:
+            call()
+        return cast("T", self._result)
 
 
 _IN_ORDER = sa.text(

@@ -16,7 +16,7 @@ from earmark.database import journal, submissions
 from earmark.errors import CallerError, Fault, RefusedError, TooLargeError, Why
 from earmark.intake.downloads import Downloading, Downloads
 from earmark.intake.reservations import Reservation, Reservations
-from earmark.intake.stage import Limits, Stage, Stages
+from earmark.intake.stage import Content, Limits, Stage, Stages
 from earmark.model import LOCALES, Accepted, Quota, now
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from earmark.database import Database, Scope
     from earmark.database.submissions import Holder
     from earmark.model import Download, Principal, Submission, Warn
-    from earmark.storage import Staged, Store
+    from earmark.storage import Store
 
 __all__ = [
     "Accepted",
@@ -51,6 +51,7 @@ class Intake:
         limits: Limits,
         pool: Executor,
         quota: Callable[[UUID], Quota] = lambda _organization_id: Quota(),
+        known_quota: Callable[[UUID], Quota | None] = lambda _organization_id: None,
         downloading: Downloading | None = None,
     ) -> None:
         """Keeps its collaborators; opens nothing.
@@ -62,11 +63,12 @@ class Intake:
             pool: where everything that blocks runs. Its size bounds how many syncs and commits
                 run at once, so that many uploads that end together do not starve other calls.
             quota: what an organization may use; it may block.
+            known_quota: the same from memory, or None; it never blocks.
             downloading: how files are downloaded; None refuses that.
         """
         self._database = database
         self._stages = Stages(store, limits, pool)
-        self._reservations = Reservations(database, pool, quota)
+        self._reservations = Reservations(database, pool, quota, known_quota)
         self._downloads = Downloads(database, self._stages, downloading, self.for_)
 
     def for_(self, principal: Principal) -> OrganizationIntake:
@@ -129,6 +131,9 @@ class OrganizationIntake:
             raise TooLargeError(limit)
         self._reservations.repeat_refusal(self.principal.organization_id, least_bytes or 1)
         reservation = self._reservations.of(self.principal.organization_id)
+        can_serve = self._database.served_lately() and self._stages.has_room(least_bytes or 0)
+        if can_serve and reservation.begin_unlimited():
+            return reservation  # all of it is known, so no thread has to be asked
         admitting = self._stages.submit(self._admit, reservation, least_bytes or 0, most_bytes)
         try:
             await asyncio.wrap_future(admitting)
@@ -148,7 +153,7 @@ class OrganizationIntake:
             RefusedError: the name is taken, or locale or hierarchy are unknown; all that apply.
             UnavailableError: the database cannot serve.
         """
-        await self._stages.run(self._check, submission, stage.sha256 if stage else None)
+        await self._stages.run(self._check, submission, stage)
 
     def stage(self, extension: str, reservation: Reservation | None = None) -> Stage:
         """A place for the bytes of one upload.
@@ -170,7 +175,7 @@ class OrganizationIntake:
 
         Args:
             stage: finished; it is used up.
-            submission: checked.
+            submission: whose own rules hold already.
             also: what the same transaction does at its end; a CallerError of it undoes all.
 
         Raises:
@@ -179,10 +184,14 @@ class OrganizationIntake:
                 committing, nobody can know: a retry then learns it by the name.
         """
         if stage.fault is not None:
+            await self.check(submission, stage)  # what it says comes before what it holds
             raise RefusedError([stage.fault])
-        staged, sha256 = stage.hand_over()
-        commit = self._stages.run(self._commit, stage, staged, sha256, submission, also)
-        return await asyncio.shield(commit)
+        content = stage.hand_over()
+        committing = asyncio.ensure_future(
+            self._stages.run(self._commit, stage, content, submission, also)
+        )
+        committing.add_done_callback(lambda _: stage.let_go())
+        return await asyncio.shield(committing)
 
     async def download(
         self,
@@ -231,43 +240,36 @@ class OrganizationIntake:
             pass  # a database that cannot even begin cannot keep a promise
         reservation.begin(least_bytes, most_bytes)
 
-    def _check(self, submission: Submission, sha256: bytes | None) -> None:
-        faults = []
+    def _check(self, submission: Submission, stage: Stage | None) -> None:
         with self._database.read(self.principal.organization_id) as scope:
             holder = submissions.holder(scope, submission.file_name)
-            if submission.locale not in LOCALES:
-                faults.append(_locale_fault())
-            try:
-                _node(scope, submission)
-            except RefusedError as error:
-                faults.extend(error.faults)
+            _node_id, faults = _looked_up(scope, submission)
         if holder is not None:
-            raise _taken(holder, sha256, faults)
+            raise _taken(holder, stage.sha256() if stage else None, faults)
         if faults:
             raise RefusedError(faults)
 
     def _commit(
         self,
         stage: Stage,
-        staged: Staged,
-        sha256: bytes,
+        content: Content,
         submission: Submission,
         also: Callable[[Scope], None],
     ) -> Accepted:
-        accepted = Accepted(stage.id, submission.file_name, stage.size_bytes, sha256, now())
+        name, sha256 = submission.file_name, content.sha256()
+        accepted = Accepted(stage.id, name, stage.size_bytes, sha256, now())
+        content.publish()
+
+        def promise(scope: Scope) -> None:
+            self._promise(scope, accepted, stage.warnings, submission)
+            also(scope)
+
         try:
-            staged.publish()
-        except BaseException:
-            staged.discard()
-            raise
-        try:
-            with self._database.write(self.principal.organization_id) as scope:
-                self._promise(scope, accepted, stage.warnings, submission)
-                also(scope)
+            self._database.write_together(self.principal.organization_id, promise)
         except CallerError:
             # Only here is it certain that no row claims the bytes. After any other failure the
             # commit may have happened all the same, so the bytes are left to the sweeper.
-            staged.discard()
+            content.discard()
             raise
         return accepted
 
@@ -279,9 +281,9 @@ class OrganizationIntake:
         submission: Submission,
     ) -> None:
         """The one transaction: the row that is the outbox, its audit row and its event."""
-        node_id = _node(scope, submission)
+        node_id, faults = _looked_up(scope, submission)
         agent_id = directory.find_agent(scope, submission.agent.code)
-        added = submissions.add(
+        added = not faults and submissions.add(
             scope,
             submission,
             id_=accepted.id,
@@ -293,7 +295,10 @@ class OrganizationIntake:
             warnings=warnings,
         )
         if not added:
-            raise _taken(submissions.holder(scope, submission.file_name), accepted.sha256)
+            holder = submissions.holder(scope, submission.file_name)
+            if faults and holder is None:
+                raise RefusedError(faults)
+            raise _taken(holder, accepted.sha256, faults)
         facts = {"size_bytes": accepted.size_bytes, "sha256": accepted.sha256.hex()}
         self._record(scope, "interaction.receive", accepted.id, facts)
         journal.announce(
@@ -316,21 +321,16 @@ class OrganizationIntake:
         )
 
 
-def _node(scope: Scope, submission: Submission) -> UUID | None:
-    """The hierarchy node that the submission names, if it names one.
-
-    Raises:
-        RefusedError: no active node of the organization has that id or code, or they differ.
-    """
+def _looked_up(scope: Scope, submission: Submission) -> tuple[UUID | None, list[Fault]]:
+    """The hierarchy node that the submission names, if it names one, and what does not exist."""
+    faults = [] if submission.locale in LOCALES else [_locale_fault()]
     id_, code = submission.hierarchy_id, submission.hierarchy_code
-    if id_ is None and code is None:
-        return None
     node_id = directory.resolve_node(scope, node_id=id_, code=code)
-    if node_id is None:
+    if node_id is None and (id_ is not None or code is not None):
         field = "hierarchy_id" if code is None else "hierarchy_code"
         detail = "No active hierarchy node of your organization has this id or code."
-        raise RefusedError([Fault(Why.HIERARCHY, field, detail)])
-    return node_id
+        faults.append(Fault(Why.HIERARCHY, field, detail))
+    return node_id, faults
 
 
 def _locale_fault() -> Fault:

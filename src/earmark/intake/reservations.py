@@ -56,15 +56,23 @@ class _Refusal:
 class Reservations:
     """The reservations of one process."""
 
-    def __init__(self, database: Database, pool: Executor, quota: Callable[[UUID], Quota]) -> None:
+    def __init__(
+        self,
+        database: Database,
+        pool: Executor,
+        quota: Callable[[UUID], Quota],
+        known_quota: Callable[[UUID], Quota | None],
+    ) -> None:
         """Opens nothing yet.
 
         Args:
             database: where those of all processes are.
             pool: for what blocks.
             quota: of an organization; it may block.
+            known_quota: the same from memory, or None.
         """
         self.quota = quota
+        self.known_quota = known_quota
         self._pool = pool
         self.stored = stored.Reservations(database)
         self._held: set[UUID] = set()
@@ -157,6 +165,14 @@ class Reservation:
         self._organization_id = organization_id
         self._covered_bytes = 0
 
+    def begin_unlimited(self) -> bool:
+        """Begins if it is known that no quota holds; else False. Does not block."""
+        quota = self._reservations.known_quota(self._organization_id)
+        if quota is None or quota.limits_storage:
+            return False
+        self._covered_bytes = sys.maxsize
+        return True
+
     def begin(self, least_bytes: int, most_bytes: int | None) -> None:
         """Reserves what the upload is going to take, if there is a quota. Blocks.
 
@@ -210,7 +226,7 @@ class Reservation:
     def _reserve(self, least_bytes: int, wanted_bytes: int) -> bool:
         """Whether there is something to give back."""
         quota = self._reservations.quota(self._organization_id)
-        if not quota.stored_bytes and not quota.uploads_at_once:
+        if not quota.limits_storage:
             self._covered_bytes = sys.maxsize
             return False
         reserved = self._reservations.stored.reserve(

@@ -7,7 +7,10 @@ import contextlib
 import contextvars
 import functools
 import hashlib
+import sys
+import time
 from dataclasses import dataclass
+from enum import Enum, auto
 from typing import TYPE_CHECKING, ParamSpec, Self, TypeVar
 
 from earmark import audio
@@ -27,6 +30,10 @@ if TYPE_CHECKING:
 
 BATCH_BYTES = 1024 * 1024
 """Written at once: larger gains nothing, smaller pays for more thread hops (measured)."""
+
+ROOM_SECONDS = 1.0
+"""How long it is taken for granted that there is as much room as was found. What is written is
+held against the reserve each time."""
 
 FULL_RETRY_SECONDS = 60
 """When to try again what a full disk refused: an operator has to make room first."""
@@ -59,6 +66,7 @@ class Stages:
         self.limits = limits
         self.pool = pool
         self.held_bytes = 0
+        self._room = (0, float("-inf"))
 
     async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Runs a function that blocks in one of the threads, whose number is bounded."""
@@ -69,10 +77,17 @@ class Stages:
         context = contextvars.copy_context()  # which executors do not take along by themselves
         return self.pool.submit(functools.partial(context.run, function, *args, **kwargs))
 
+    def has_room(self, size_bytes: int) -> bool:
+        """Whether as many more bytes fit for sure, by what was found lately; does not block."""
+        room, found_at = self._room
+        return size_bytes < room and time.monotonic() - found_at < ROOM_SECONDS
+
     def check_reserve(self, size_bytes: int) -> None:
         """Raises UnavailableError if as many more bytes would touch the reserve. Blocks."""
         free = self.store.free_bytes()
-        if free is not None and free - size_bytes < self.limits.reserve_bytes:
+        room = sys.maxsize if free is None else free - self.limits.reserve_bytes
+        self._room = room, time.monotonic()
+        if room < size_bytes:
             raise UnavailableError(
                 "the storage has no room beyond its reserve",
                 retry_after_seconds=FULL_RETRY_SECONDS,
@@ -81,6 +96,9 @@ class Stages:
 
 class Stage:
     """One upload's bytes; an asynchronous context manager that removes them unless committed.
+
+    They are written in batches. What is shorter than one is kept in memory until it is committed,
+    and is then hashed, written and synced by one thread at once.
 
     Attributes:
         id: of the interaction that this becomes.
@@ -96,22 +114,15 @@ class Stage:
         self._reservation = reservation
         self._extension = extension
         self._head = bytearray()
-        self._hash = hashlib.sha256()
+        self._content = Content(stages, str(self.id))
         self._buffer: list[Buffer] = []
         self._buffered_bytes = 0
         self._writing: asyncio.Future[None] | None = None
-        self._staged: Staged | None = None
         self._fault: Fault | None = None
-        self._finished = False
+        self._state = _State.OPEN
 
     async def __aenter__(self) -> Self:
-        """Opens the stage; raises UnavailableError if the storage cannot take it."""
-        opening = self._stages.pool.submit(self._stages.store.stage, str(self.id))
-        try:
-            self._staged = await asyncio.wrap_future(opening)
-        except asyncio.CancelledError:
-            opening.add_done_callback(_discard)  # a thread may be opening it at this moment
-            raise
+        """Nothing to do: the storage is asked when there is something to write."""
         return self
 
     async def __aexit__(
@@ -122,29 +133,27 @@ class Stage:
     ) -> None:
         """Removes what was not handed over, even while the caller is being cancelled."""
         metrics.RECEIVED_BYTES.add(media_named(self._extension), amount=self.size_bytes)
-        self._stages.held_bytes -= self._buffered_bytes
-        self._buffer, self._buffered_bytes = [], 0
-        staged, self._staged = self._staged, None
-        if staged is None:
+        if self._state is _State.HANDED_OVER:
             return
-        if self._writing is None or self._writing.done():
+        self.let_go()
+        if self._writing is not None and not self._writing.done():
+            await asyncio.shield(self._remove(self._writing))
+        elif self._content.is_staged:
             # Handed to its thread at once: a task would be cancelled with all others when the
             # process stops, before it has begun.
-            await asyncio.shield(asyncio.wrap_future(self._stages.pool.submit(staged.discard)))
-        else:
-            await asyncio.shield(self._remove(staged, self._writing))
+            discarding = self._stages.pool.submit(self._content.discard)
+            await asyncio.shield(asyncio.wrap_future(discarding))
 
     @property
     def fault(self) -> Fault | None:
         """What the content itself breaks, as far as it was read."""
-        if self._finished and not self.size_bytes:
+        if self._state is not _State.OPEN and not self.size_bytes:
             return Fault(Why.EMPTY_FILE, "file", "The file holds no bytes.")
         return self._fault
 
-    @property
     def sha256(self) -> bytes | None:
-        """Of the whole file, 32 bytes; None until it is finished."""
-        return self._hash.digest() if self._finished else None
+        """Of the whole file, 32 bytes; None until it is finished. Blocks."""
+        return None if self._state is _State.OPEN else self._content.sha256()
 
     async def append(self, chunk: bytes | bytearray) -> None:
         """Adds bytes; waits while too many of them, here or elsewhere, are not written yet.
@@ -170,23 +179,23 @@ class Stage:
             await self._flush()
 
     async def finish(self) -> None:
-        """Says that no byte follows; all are written when this returns, none is promised.
+        """Says that no byte follows; none is promised yet.
 
         Raises:
             UnavailableError: the storage cannot take them.
         """
-        await self._flush()
         await self._settle()
         if len(self._head) < audio.HEAD_BYTES:
             self._look()
-        self._finished = True
+        self._content.rest = tuple(self._buffer)
+        self._state = _State.FINISHED
 
-    def hand_over(self) -> tuple[Staged, bytes]:
-        """The staged bytes and their SHA-256, for the one who commits: theirs to remove now."""
-        if self._staged is None or not self._finished:
+    def hand_over(self) -> Content:
+        """The whole content, for the one who commits: theirs to remove now."""
+        if self._state is not _State.FINISHED:
             raise RuntimeError("only a finished stage is handed over, and only once")
-        staged, self._staged = self._staged, None
-        return staged, self._hash.digest()
+        self._state = _State.HANDED_OVER
+        return self._content
 
     def _keep_head(self, chunk: bytes | bytearray) -> None:
         missing = audio.HEAD_BYTES - len(self._head)
@@ -215,15 +224,15 @@ class Stage:
     async def _flush(self) -> None:
         """Starts writing the buffer, once what was being written is."""
         await self._settle()
-        if self._buffer and self._staged is not None:
+        if self._buffer:
             batch, size = self._buffer, self._buffered_bytes
             self._buffer, self._buffered_bytes = [], 0
-            self._writing = asyncio.ensure_future(self._write_batch(self._staged, batch, size))
+            self._writing = asyncio.ensure_future(self._write_batch(batch, size))
             self._writing.add_done_callback(_retrieve)
 
-    async def _write_batch(self, staged: Staged, batch: Sequence[Buffer], size: int) -> None:
+    async def _write_batch(self, batch: Sequence[Buffer], size: int) -> None:
         try:
-            await self._stages.run(self._write, staged, batch)
+            await self._stages.run(self._content.write, batch)
         finally:
             self._stages.held_bytes -= size
 
@@ -234,22 +243,88 @@ class Stage:
             await asyncio.shield(writing)
             self._writing = None
 
-    def _write(self, staged: Staged, batch: Sequence[Buffer]) -> None:
-        self._stages.check_reserve(0)
-        for buffer in batch:
-            self._hash.update(buffer)
-        staged.append(batch)
+    def let_go(self) -> None:
+        """Gives back the memory that what is left in the buffer takes of all uploads' budget."""
+        self._stages.held_bytes -= self._buffered_bytes
+        self._buffer, self._buffered_bytes = [], 0
 
-    async def _remove(self, staged: Staged, writing: asyncio.Future[None]) -> None:
+    async def _remove(self, writing: asyncio.Future[None]) -> None:
         with contextlib.suppress(UnavailableError):
             await writing
-        await self._stages.run(staged.discard)
+        await self._stages.run(self._content.discard)
 
 
-def _discard(opening: Future[Staged]) -> None:
-    """Removes what was opened for somebody who waits for it no more."""
-    if not opening.cancelled() and opening.exception() is None:
-        opening.result().discard()
+class _State(Enum):
+    OPEN = auto()
+    FINISHED = auto()
+    HANDED_OVER = auto()
+
+
+class Content:
+    """An upload's bytes on their way into the storage. Its methods block; one thread at a time.
+
+    Attributes:
+        rest: the last bytes, not written yet.
+    """
+
+    def __init__(self, stages: Stages, key: str) -> None:
+        self.rest: Sequence[Buffer] = ()
+        self._stages = stages
+        self._key = key
+        self._hash = hashlib.sha256()
+        self._hashed_rest = False
+        self._staged: Staged | None = None
+
+    @property
+    def is_staged(self) -> bool:
+        """Whether the storage holds something of it."""
+        return self._staged is not None
+
+    def write(self, batch: Sequence[Buffer]) -> None:
+        """Hashes bytes and hands them to the storage, which takes the reserve into account.
+
+        Raises:
+            UnavailableError: the storage cannot take them.
+        """
+        for buffer in batch:
+            self._hash.update(buffer)
+        self._append(batch)
+
+    def sha256(self) -> bytes:
+        """Of all that was written and of the rest, 32 bytes."""
+        if not self._hashed_rest:
+            for buffer in self.rest:
+                self._hash.update(buffer)
+            self._hashed_rest = True
+        return self._hash.digest()
+
+    def publish(self) -> None:
+        """Writes the rest and makes all of it durable. What it leaves if it fails is removed.
+
+        Raises:
+            UnavailableError: the storage cannot.
+        """
+        try:
+            self._append(self.rest)
+            self._open().publish()
+        except BaseException:
+            self.discard()
+            raise
+
+    def discard(self) -> None:
+        """Removes every trace from the storage, published or not."""
+        if self._staged is not None:
+            self._staged.discard()
+
+    def _append(self, batch: Sequence[Buffer]) -> None:
+        if batch:
+            self._stages.check_reserve(0)
+            self._open().append(batch)
+
+    def _open(self) -> Staged:
+        if self._staged is None:
+            self._staged = self._stages.store.stage(self._key)
+        return self._staged
 
 
 def _retrieve(writing: asyncio.Future[None]) -> None:

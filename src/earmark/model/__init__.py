@@ -142,6 +142,11 @@ class Quota:
     uploads_at_once: int | None = None
     uploads_per_minute: int | None = None
 
+    @property
+    def limits_storage(self) -> bool:
+        """Whether uploads have to reserve their part before they begin."""
+        return bool(self.stored_bytes or self.uploads_at_once)
+
     def or_else(self, other: Quota) -> Quota:
         """This, and the other where this says nothing."""
         mine, others = asdict(self), asdict(other)

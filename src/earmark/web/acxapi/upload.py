@@ -29,6 +29,10 @@ PATH = "/Media/Upload"
 FORM_GRACE_BYTES = 1024 * 1024
 """What a form may hold beside its file; `Content-Length` counts both."""
 
+SHORT_FORM_BYTES = 1024 * 1024
+"""A form of as much is there before a look at the database could keep the rest of it away; so its
+file is looked up only when it is committed, by the transaction that keeps it."""
+
 MAX_URL_BYTES = 16 * 1024
 """As many as an address may have; a longer one is judged by what it has beyond that."""
 
@@ -71,10 +75,13 @@ def router(intake: Intake) -> APIRouter:
         if boundary is None:
             return respond(request, _NOT_MULTIPART)
         bound = intake.for_(principal)
-        admitted = await bound.admit(*_announced(request))
+        least, most = _announced(request)
+        admitted = await bound.admit(least, most)
+        waits = "expect" in request.headers  # then a refusal can come before the first byte
+        is_short = most is not None and most <= SHORT_FORM_BYTES and not waits
         try:
             async with admitted as reservation, AsyncExitStack() as stack:
-                upload = _Upload(bound, stack, reservation)
+                upload = _Upload(bound, stack, reservation, is_short=is_short)
                 stack.callback(lambda: setattr(request.state, "media", upload.media))
                 await upload.read(request, boundary)
                 if not upload.signed_url:
@@ -116,9 +123,15 @@ class _Upload:
     """One upload while its form is read; the parts may come in any order."""
 
     def __init__(
-        self, intake: OrganizationIntake, stack: AsyncExitStack, reservation: Reservation
+        self,
+        intake: OrganizationIntake,
+        stack: AsyncExitStack,
+        reservation: Reservation,
+        *,
+        is_short: bool,
     ) -> None:
         self._intake = intake
+        self._is_short = is_short
         self._stack = stack
         self._reservation = reservation
         self._texts: dict[str, bytes] = {}
@@ -128,6 +141,7 @@ class _Upload:
         self._file: wire.FilePart | None = None
         self._stage: Stage | None = None
         self._submission: Submission | None = None
+        self._judged = False
 
     async def read(self, request: Request, boundary: str) -> None:
         """Reads the whole form; raises as soon as it cannot be accepted any more."""
@@ -187,7 +201,7 @@ class _Upload:
     async def _take(self, chunk: bytes) -> None:
         if self._now == "file" and self._stage is not None:
             await self._stage.append(chunk)
-            if self._submission is not None and self._stage.fault is not None:
+            if self._judged and self._stage.fault is not None:
                 raise RefusedError([self._stage.fault])  # no need to read it to its end
         elif self._now in _TEXTS:
             self._partial += chunk[: _TEXTS[self._now] + 1 - len(self._partial)]
@@ -209,8 +223,9 @@ class _Upload:
         self._submission = wire.read_submission(
             self._texts.get("metadata"), self._file, self.signed_url
         )
-        if not self.signed_url:  # or else the download looks it up
+        if not self.signed_url and not self._is_short:  # or else the download, or `commit`, does
             await self._intake.check(self._submission, self._stage)
+            self._judged = True
 
 
 _TEXTS = {"metadata": wire.MAX_METADATA_BYTES, "signedurl": MAX_URL_BYTES}
