@@ -10,6 +10,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, cast
 
 from typing_extensions import override
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 if TYPE_CHECKING:
@@ -136,9 +137,22 @@ class Protocol(HttpToolsProtocol):
 
     @override
     def on_body(self, body: bytes) -> None:
-        """See httptools."""
+        """As uvicorn, which would copy what comes twice more on its way to `receive`."""
         self._fruitful = True
-        super().on_body(body)
+        cycle = self.cycle
+        if cycle.response_complete:
+            return
+        held: bytes | bytearray = cycle.body  # `receive` makes bytes of it, which bytes are
+        if not held:
+            held = body
+        elif isinstance(held, bytes):  # a sum of many small ones would take their square
+            held = bytearray(held) + body
+        else:
+            held += body
+        cycle.body = cast("bytearray", held)
+        if len(held) > HIGH_WATER_LIMIT:
+            self.flow.pause_reading()
+        cycle.message_event.set()
 
     @override
     def on_message_complete(self) -> None:

@@ -41,6 +41,10 @@ LATELY_SECONDS = 1.0
 TOGETHER = 64
 """Pieces of work in one transaction at most, so that the first does not wait long for the last."""
 
+WRITER_CACHE_KIB = 32 * 1024
+"""Pages that the connection that writes remembers: the inner ones of every index of millions of
+interactions, and those to which uploads are added."""
+
 POOL_SIZE = 10
 """Connections of one process; more threads than this wait for one."""
 
@@ -258,21 +262,20 @@ def _organization_columns(source: sa.FromClause) -> Iterator[sa.ColumnElement[An
 class Database:
     """One of the two databases. Every use is a transaction: `read` or `write`."""
 
-    def __init__(self, url: str, *, engine: sa.Engine | None = None) -> None:
+    def __init__(self, url: str, *, synced: bool = True) -> None:
         """Opens nothing yet.
 
         Args:
             url: `sqlite:///path`, percent-encoded, or `postgresql://…`.
-            engine: made for it already.
+            synced: whether a commit waits for the disk; see `unsynced`.
 
         Raises:
             SettingsError: another scheme, no URL, or options after a path.
         """
-        self.engine = engine or _engine(url)
+        self.engine, self._writers = _engines(url, synced)
         self._readers = self.engine
         if not self.is_sqlite:  # whose transactions see one moment anyhow
             self._readers = self.engine.execution_options(isolation_level="REPEATABLE READ")
-        self._writers = self.engine.execution_options(earmark_write=True)
         self._write_lock: contextlib.AbstractContextManager[Any] = (
             threading.Lock() if self.is_sqlite else contextlib.nullcontext()
         )
@@ -325,8 +328,9 @@ class Database:
 
         On SQLite, what comes while a transaction is being written waits and makes the next one
         together: one wait for the disk, however many there are. Each piece of work succeeds or
-        fails by itself, in its own caller's context, though maybe in another's thread; what it
-        raises undoes nothing but itself. On PostgreSQL, which does so underneath, it is `write`.
+        fails by itself, in its own caller's context, though maybe in another's thread. It may be
+        done twice, of which only the second time counts: if one raises, all is undone, and done
+        anew with a savepoint each. On PostgreSQL, which shares underneath, it is `write`.
 
         Raises:
             UnavailableError: as `write`.
@@ -347,9 +351,11 @@ class Database:
     def _write_batch(self, batch: Sequence[_Piece[Any]]) -> None:
         failure: UnavailableError | None = UnavailableError("it was given up")
         try:
-            with _unavailable_if_down(), self._writers.begin() as connection:
-                for piece in batch:
-                    piece.run(self._scope(connection, piece.organization_id))
+            with _unavailable_if_down():
+                if not self._all_went_well(batch):
+                    with self._writers.begin() as connection:
+                        for piece in batch:
+                            piece.attempt(self._scope(connection, piece.organization_id))
         except UnavailableError as error:
             failure = error
         else:
@@ -357,6 +363,15 @@ class Database:
         finally:
             for piece in batch:
                 piece.end(failure)
+
+    def _all_went_well(self, batch: Sequence[_Piece[Any]]) -> bool:
+        """Whether none raised, so that all are committed; else none is."""
+        with self._writers.connect() as connection, connection.begin() as transaction:
+            for piece in batch:
+                if not piece.run(self._scope(connection, piece.organization_id)):
+                    transaction.rollback()
+                    return False
+            return True
 
     @cached_property
     def unsynced(self) -> Database:
@@ -370,12 +385,14 @@ class Database:
             return self
         path = Path(str(self.engine.url.database))
         beside = path.with_name(f"{path.stem}-rates.sqlite3")
-        return Database("", engine=_unsynced(beside))
+        url = sa.URL.create("sqlite", database=str(beside))
+        return Database(url.render_as_string(), synced=False)
 
     def close(self) -> None:
         """Closes every pooled connection."""
         if "unsynced" in vars(self) and self.unsynced is not self:
             self.unsynced.close()
+        self._writers.dispose()
         self.engine.dispose()
 
     def _scope(self, connection: sa.Connection, organization_id: UUID | None) -> Scope:
@@ -402,7 +419,18 @@ class _Piece(Generic[T]):
         self._failure: BaseException | None = None
         self._lost: UnavailableError | None = None
 
-    def run(self, scope: Scope) -> None:
+    def run(self, scope: Scope) -> bool:
+        """Does it; whether nothing went wrong."""
+        try:
+            with _unavailable_if_down():
+                self._result = self._context.run(self._work, scope)
+        except BaseException as error:  # noqa: BLE001 - told by `result`, where it belongs
+            self._failure = error
+            return False
+        self._failure, self._committed = None, scope.after_commit
+        return True
+
+    def attempt(self, scope: Scope) -> None:
         """Does it; what goes wrong with it is undone, and nothing else is.
 
         Raises:
@@ -410,14 +438,8 @@ class _Piece(Generic[T]):
         """
         execute = scope.connection.exec_driver_sql
         execute("SAVEPOINT piece")
-        try:
-            with _unavailable_if_down():
-                self._result = self._context.run(self._work, scope)
-        except BaseException as error:  # noqa: BLE001 - told by `result`, where it belongs
-            self._failure = error
+        if not self.run(scope):
             execute("ROLLBACK TO piece")
-        else:
-            self._committed = scope.after_commit
         execute("RELEASE piece")
 
     def end(self, lost: UnavailableError | None) -> None:
@@ -467,15 +489,17 @@ def _unavailable_if_down() -> Iterator[None]:
         raise
 
 
-def _engine(url: str) -> sa.Engine:
+def _engines(url: str, synced: bool) -> tuple[sa.Engine, sa.Engine]:
+    """The one that reads and the one that writes; on PostgreSQL they are the same."""
     try:
         parsed = sa.make_url(url)
     except sa.exc.ArgumentError:
         parsed = sa.URL.create("none")
     if parsed.drivername == "sqlite" and parsed.database and "?" not in url:
-        return _sqlite(Path(parsed.database))
+        path = Path(parsed.database)
+        return _sqlite(path, "BEGIN", synced), _sqlite(path, "BEGIN IMMEDIATE", synced)
     if parsed.drivername == "postgresql":
-        return sa.create_engine(
+        engine = sa.create_engine(
             parsed.set(drivername="postgresql+psycopg"),
             pool_size=POOL_SIZE,
             max_overflow=0,
@@ -488,16 +512,23 @@ def _engine(url: str) -> sa.Engine:
                 "options": "-c timezone=UTC",
             },
         )
+        return engine, engine
     raise SettingsError(
         "EARMARK_DATABASE_URL must be sqlite:///path or postgresql://user@host/name; "
         "in a path write %3F for ? and %25 for %.",
     )
 
 
-def _sqlite(path: Path) -> sa.Engine:
+def _sqlite(path: Path, begin: str, synced: bool) -> sa.Engine:
+    """An engine whose transactions begin so; BEGIN IMMEDIATE is for those that write.
+
+    A process writes by one connection: nobody but other processes changes pages behind its back,
+    so those that it remembers stay good.
+    """
+    writes = begin == "BEGIN IMMEDIATE"
     engine = sa.create_engine(
         sa.URL.create("sqlite", database=str(path)),
-        pool_size=POOL_SIZE,
+        pool_size=1 if writes else POOL_SIZE,
         max_overflow=0,
         hide_parameters=True,  # or an error would tell the values of the row
         connect_args={"timeout": BUSY_SECONDS, "check_same_thread": False},
@@ -508,15 +539,20 @@ def _sqlite(path: Path) -> sa.Engine:
         connection.isolation_level = None  # transactions begin below, not in the driver
         _keep_a_log_ahead(connection)
         # FULL, not NORMAL: with NORMAL a power loss undoes commits that were acknowledged.
-        connection.execute("PRAGMA synchronous=FULL")
+        connection.execute(f"PRAGMA synchronous={'FULL' if synced else 'NORMAL'}")
         connection.execute("PRAGMA foreign_keys=ON")
         # What is deleted is overwritten, so that no word of it stays in free pages of the file.
         connection.execute("PRAGMA secure_delete=ON")
+        connection.execute("PRAGMA temp_store=MEMORY")  # savepoints need no file of their own
+        if writes:
+            connection.execute(f"PRAGMA cache_size=-{WRITER_CACHE_KIB}")
+        if not synced:
+            for statement in _UNSYNCED:
+                connection.execute(statement)
 
     @event.listens_for(engine, "begin")
     def _begin(connection: sa.Connection) -> None:
-        write = connection.get_execution_options().get("earmark_write")
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
+        connection.exec_driver_sql(begin)
 
     return engine
 
@@ -536,16 +572,3 @@ def _keep_a_log_ahead(connection: sqlite3.Connection) -> None:
             time.sleep(BUSY_LOOK_SECONDS)
         else:
             return
-
-
-def _unsynced(path: Path) -> sa.Engine:
-    """A SQLite file whose commits wait for no disk: a crash may undo the last, and harms none."""
-    engine = _sqlite(path)
-
-    @event.listens_for(engine, "connect")
-    def _connect(connection: Any, _record: Any) -> None:
-        connection.execute("PRAGMA synchronous=NORMAL")
-        for statement in _UNSYNCED:
-            connection.execute(statement)
-
-    return engine

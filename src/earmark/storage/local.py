@@ -9,6 +9,7 @@ An object is synced before it gets its name, and its folder after; the order is 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import os
 import secrets
@@ -23,12 +24,13 @@ from earmark.errors import NotFoundError, SettingsError, UnavailableError
 from earmark.storage import READ_CHUNK_BYTES, Staged, Store
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from typing_extensions import Buffer
 
 _MODE = 0o600
 _FOLDER_MODE = 0o700
+WRITE_BACK_BYTES = 8 * 1024 * 1024
 _IOV_MAX = 512
 """Buffers in one writev; Linux and macOS take 1,024."""
 
@@ -160,6 +162,8 @@ class _LocalStaged(Staged):
         flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
         self._descriptor = os.open(self._path, flags, _MODE)
         self._published = False
+        self._written_bytes = 0
+        self._begun_bytes = 0
 
     @override
     def append(self, batch: Sequence[Buffer]) -> None:
@@ -167,6 +171,8 @@ class _LocalStaged(Staged):
         with _unavailable("take more bytes"):
             for first in range(0, len(batch), _IOV_MAX):
                 _write_all(self._descriptor, batch[first : first + _IOV_MAX])
+            self._written_bytes += sum(memoryview(buffer).nbytes for buffer in batch)
+            self._begin_writing_back()
 
     @override
     def publish(self) -> None:
@@ -186,10 +192,29 @@ class _LocalStaged(Staged):
         with contextlib.suppress(OSError):
             (self._place if self._published else self._path).unlink(missing_ok=True)
 
+    def _begin_writing_back(self) -> None:
+        """Has the kernel bring to the disk now what it would else keep until the sync."""
+        size = self._written_bytes - self._begun_bytes
+        if size >= WRITE_BACK_BYTES and _sync_file_range is not None:
+            _sync_file_range(self._descriptor, self._begun_bytes, size, _SYNC_FILE_RANGE_WRITE)
+            self._begun_bytes = self._written_bytes
+
     def _close(self) -> None:
         descriptor, self._descriptor = self._descriptor, -1
         if descriptor >= 0:
             os.close(descriptor)
+
+
+def _find_sync_file_range() -> Callable[[int, int, int, int], int] | None:
+    """sync_file_range(2), which Python's os lacks; None where there is none."""
+    function = getattr(ctypes.CDLL(None), "sync_file_range", None)
+    if function is not None:
+        function.argtypes = [ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint]
+    return function
+
+
+_sync_file_range = _find_sync_file_range()
+_SYNC_FILE_RANGE_WRITE = 2
 
 
 def _write_all(descriptor: int, buffers: Sequence[Buffer]) -> None:
