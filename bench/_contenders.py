@@ -17,6 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
 
 import httpx  # noqa: E402 - after the tests' own
+
 from serving import EARMARK, Server, descendants, free_port, serving  # noqa: E402
 
 if TYPE_CHECKING:

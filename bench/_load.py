@@ -99,9 +99,7 @@ class Connection:
         return status, length
 
 
-def upload_many(
-    port: int, token: str, content: bytes, *, uploads: int, at_once: int
-) -> Answers:
+def upload_many(port: int, token: str, content: bytes, *, uploads: int, at_once: int) -> Answers:
     """Uploads the same bytes under many names, over a few connections at once."""
     answers, lock = Answers(), threading.Lock()
     left = iter(range(uploads))

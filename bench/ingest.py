@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import hashlib
 import os
 import shutil
 import statistics
@@ -201,7 +200,9 @@ def two_processes(folder: Path, places: Places, asked: argparse.Namespace) -> No
                         at_once=AT_ONCE,
                     )
                     _note(seen, name, Figure(answers.seconds))
-                    slowest.setdefault(name, []).append(statistics.quantiles(answers.each, n=100)[98])
+                    slowest.setdefault(name, []).append(
+                        statistics.quantiles(answers.each, n=100)[98]
+                    )
                     contender.forget(answers.ids)
     _table("One and two web processes, 0.1 MB", seen, SMALL_BYTES * SMALL_UPLOADS, SMALL_UPLOADS)
     for name in ("discard", "earmark, disk", "earmark, tmpfs"):
@@ -212,9 +213,10 @@ def two_processes(folder: Path, places: Places, asked: argparse.Namespace) -> No
 
 def _upload_one(contender: Contender, source: Path, size: int, folder: Path) -> Figure:
     _settle()
-    with source.open("rb") as content, contextlib.closing(
-        Connection(contender.port, contender.token)
-    ) as connection:
+    with (
+        source.open("rb") as content,
+        contextlib.closing(Connection(contender.port, contender.token)) as connection,
+    ):
         before, began = contender.cpu_seconds(), time.perf_counter()
         id_ = connection.upload(content, size)
         figure = Figure(time.perf_counter() - began, contender.cpu_seconds() - before)

@@ -302,7 +302,7 @@ def test_uploads_and_downloads_count_by_what_became_of_them(
     assert found.sum("earmark_upload_duration_seconds_count") == 8
     assert found.sum("earmark_uploads_in_flight") == 0
     received = found.sum("earmark_received_bytes_total", media="audio")
-    assert received == 3 * len(WAV) - 14  # the abandoned one lacks its end
+    assert received == 4 * len(WAV) - 14  # the taken name's too; the abandoned one lacks its end
     refused = found.told("earmark_http_refusals_total", "code")
     assert refused.pop("unauthenticated") == 1
     assert sum(refused.values()) == 4

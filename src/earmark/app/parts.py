@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -25,6 +25,7 @@ from earmark.storage import Store, open_store
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from concurrent.futures import Future
 
     from earmark.config import Settings
 
@@ -32,8 +33,17 @@ INTAKE_THREADS = 8
 """Syncs and commits at once in one process. 1,000 that ran at once made a health check wait
 451 ms instead of 8; more than a few do not make a disk faster."""
 
+WRITING_THREADS = 2
+"""Hashing and writing at once in one process. It takes as much of a processor as receiving does,
+and with more of them whoever receives seldom gets his turn: other calls wait."""
+
 READINESS_SECONDS = 2.0
 """How long an answer about readiness is repeated: anybody may ask, and asking writes a file."""
+
+STALE_SECONDS = 10.0
+PATIENCE_SECONDS = 0.02
+"""How old an answer may be that is given because a new one did not come within the patience: on a
+busy disk it takes seconds, and who asks would conclude that nobody is there."""
 
 OTHER_ROLE = (
     "name one that owns nothing in EARMARK_DATABASE_URL and run `earmark database upgrade` with "
@@ -103,6 +113,7 @@ class Parts:
             self.store,
             limits=limits,
             pool=pool,
+            writers=ThreadPoolExecutor(WRITING_THREADS, thread_name_prefix="writing"),
             quota=self.access.quotas.of,
             known_quota=self.access.quotas.recall,
             downloading=self._downloading,
@@ -261,29 +272,50 @@ def _rate(name: str, text: str) -> Rate:
         raise SettingsError(f"EARMARK_{name}: {error}") from None
 
 
-@dataclass(slots=True)
 class Readiness:
-    """The state of each thing that serving needs; see `web.health`."""
+    """The state of each thing that serving needs; see `web.health`. Safe among threads."""
 
-    database: Database
-    store: Store
-    _told_at: float = float("-inf")
-    _told: Mapping[str, str] | None = None
+    def __init__(self, database: Database, store: Store) -> None:
+        """Asks nothing yet."""
+        self._of_database = database
+        self._of_store = store
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="readiness")
+        self._lock = threading.Lock()
+        self._asking: Future[Mapping[str, str]] | None = None
+        self._told: Mapping[str, str] = {}
+        self._told_at = float("-inf")
 
     def __call__(self) -> Mapping[str, str]:
-        """The states; "ok" or what is wrong. Asks again after `READINESS_SECONDS`."""
-        if self._told is None or time.monotonic() - self._told_at > READINESS_SECONDS:
-            self._told = {**self._database(), "storage": self._storage()}
-            self._told_at = time.monotonic()
-        return self._told
+        """The states; "ok" or what is wrong. Found out anew after `READINESS_SECONDS`."""
+        with self._lock:
+            told, age = self._told, time.monotonic() - self._told_at
+            if age <= READINESS_SECONDS:
+                return told
+            if self._asking is None:
+                self._asking = self._pool.submit(self._ask)
+            asking = self._asking
+        try:
+            return asking.result(PATIENCE_SECONDS if age <= STALE_SECONDS else None)
+        except TimeoutError:
+            return told
+
+    def _ask(self) -> Mapping[str, str]:
+        try:
+            states = {**self._database(), "storage": self._storage()}
+            with self._lock:
+                self._told, self._told_at = states, time.monotonic()
+            return states
+        finally:
+            with self._lock:
+                self._asking = None
 
     def _database(self) -> Mapping[str, str]:
         try:
-            migrated = migrate.is_current(self.database)
+            migrated = migrate.is_current(self._of_database)
             if not migrated:
                 mend = "behind; run earmark database upgrade"
                 return {"database": "ok", "migrations": mend, "worker": "unknown"}
-            with self.database.read(None) as scope:
+            with self._of_database.read(None) as scope:
                 alive = workers.any_alive(scope, now())
         except UnavailableError:
             return {"database": "unavailable", "migrations": "unknown", "worker": "unknown"}
@@ -295,7 +327,7 @@ class Readiness:
 
     def _storage(self) -> str:
         try:
-            self.store.check()
+            self._of_store.check()
         except EarmarkError:
             return "unavailable"
         return "ok"

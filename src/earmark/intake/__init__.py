@@ -50,6 +50,7 @@ class Intake:
         *,
         limits: Limits,
         pool: Executor,
+        writers: Executor | None = None,
         quota: Callable[[UUID], Quota] = lambda _organization_id: Quota(),
         known_quota: Callable[[UUID], Quota | None] = lambda _organization_id: None,
         downloading: Downloading | None = None,
@@ -60,14 +61,16 @@ class Intake:
             database: where the promise is written.
             store: where the bytes go.
             limits: what is taken.
-            pool: where everything that blocks runs. Its size bounds how many syncs and commits
-                run at once, so that many uploads that end together do not starve other calls.
+            pool: where what blocks runs. Its size bounds how many syncs and commits run at
+                once, so that many uploads that end together do not starve other calls.
+            writers: where bytes are hashed and written as they come, which takes processors more
+                than it waits; None is the pool.
             quota: what an organization may use; it may block.
             known_quota: the same from memory, or None; it never blocks.
             downloading: how files are downloaded; None refuses that.
         """
         self._database = database
-        self._stages = Stages(store, limits, pool)
+        self._stages = Stages(store, limits, pool, writers or pool)
         self._reservations = Reservations(database, pool, quota, known_quota)
         self._downloads = Downloads(database, self._stages, downloading, self.for_)
 

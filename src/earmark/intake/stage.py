@@ -61,10 +61,11 @@ class Limits:
 class Stages:
     """What all stages of one process share: the store, the threads and the buffer budget."""
 
-    def __init__(self, store: Store, limits: Limits, pool: Executor) -> None:
+    def __init__(self, store: Store, limits: Limits, pool: Executor, writers: Executor) -> None:
         self.store = store
         self.limits = limits
         self.pool = pool
+        self.writers = writers
         self.held_bytes = 0
         self._room = (0, float("-inf"))
 
@@ -232,7 +233,7 @@ class Stage:
 
     async def _write_batch(self, batch: Sequence[Buffer], size: int) -> None:
         try:
-            await self._stages.run(self._content.write, batch)
+            await asyncio.wrap_future(self._stages.writers.submit(self._content.write, batch))
         finally:
             self._stages.held_bytes -= size
 

@@ -173,6 +173,11 @@ REFUSALS = Counter(
     "Answers that refuse or fail, by the code that they tell.",
     "code",
 )
+LOOP_LAG = Duration(
+    "earmark_event_loop_lag_duration_seconds",
+    "How late a web process does what it means to do at a moment; every answer waits as long.",
+    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5),
+)
 UPLOADS = Counter(
     "earmark_uploads_total",
     "Requests to upload, by what became of them.",

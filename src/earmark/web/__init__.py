@@ -15,7 +15,7 @@ from earmark.web import api, errors, health, oauth
 from earmark.web.acxapi import agents, hierarchy, metadata, transcriptions, upload, wire
 from earmark.web.api import downloads, events, retries, transcripts, vcon
 from earmark.web.connection import RequestContext
-from earmark.web.measured import Measured
+from earmark.web.measured import Measured, lag_measured
 from earmark.web.pace import Pace
 from earmark.web.routing import CaselessPaths
 
@@ -86,7 +86,7 @@ def create_app(heart: Heart) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-        async with heart.intake.tended():
+        async with lag_measured(), heart.intake.tended():
             yield
 
     app = _App(

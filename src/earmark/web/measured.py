@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import time
 from typing import TYPE_CHECKING
 
 from earmark.telemetry import metrics
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+LAG_LOOK_SECONDS = 0.1
+"""How often; a look costs a few microseconds."""
 
 _METHODS = frozenset({"DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"})
 
@@ -51,6 +58,25 @@ class Measured:
             _count(scope, status, seconds)
             if upload:
                 _count_upload(scope, status, seconds)
+
+
+@contextlib.asynccontextmanager
+async def lag_measured() -> AsyncIterator[None]:
+    """While the block runs, it is noted how late the event loop is."""
+    measuring = asyncio.create_task(_measure_lag())
+    try:
+        yield
+    finally:
+        measuring.cancel()
+        await asyncio.gather(measuring, return_exceptions=True)
+
+
+async def _measure_lag() -> None:
+    loop = asyncio.get_running_loop()
+    while True:
+        due = loop.time() + LAG_LOOK_SECONDS
+        await asyncio.sleep(LAG_LOOK_SECONDS)
+        metrics.LOOP_LAG.took(max(0.0, loop.time() - due))
 
 
 def _count(scope: Scope, status: int, seconds: float) -> None:
