@@ -1,4 +1,4 @@
-"""Uploads over plain sockets, which take little of the processor that the server is measured on."""
+"""Uploads over plain sockets, which take little of the processor."""
 
 from __future__ import annotations
 

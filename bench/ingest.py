@@ -1,6 +1,6 @@
 """How close taking recordings in comes to what the machine can do, and to what others do.
 
-    ./run bench ingest [--only 1gb tmpfs 5mb 100kb two] [--rounds 5] [--folder FOLDER]
+    ./run bench ingest [--only 1gb tmpfs 5mb 100kb two reading] [--rounds 5] [--folder FOLDER]
 
 Every figure is a ratio within one run: in each round all contenders come in turn on the same disk,
 and the median over the rounds of each round's ratio is told, with the least and the most. Server
@@ -39,6 +39,7 @@ SMALL_BYTES, MIDDLE_BYTES = 100_000, 5 * MB
 SMALL_UPLOADS, MIDDLE_UPLOADS = 400, 24
 AT_ONCE = 16
 MIDDLE_AT_ONCE = 4
+PARTS = ("1gb", "tmpfs", "5mb", "100kb", "two", "reading")
 TMPFS = Path("/dev/shm")
 WAV_HEAD = b"RIFF\xff\xff\xff\x7fWAVE"
 
@@ -63,6 +64,7 @@ def main() -> None:
         "5mb": middle,
         "100kb": small,
         "two": two_processes,
+        "reading": reading,
     }
     with tempfile.TemporaryDirectory(prefix="earmark-bench-", dir=asked.folder) as made:
         Path(made).chmod(0o755)
@@ -75,7 +77,7 @@ def main() -> None:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="./run bench ingest")
-    parser.add_argument("--only", nargs="+", choices=["1gb", "tmpfs", "5mb", "100kb", "two"])
+    parser.add_argument("--only", nargs="+", choices=PARTS)
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--folder", type=Path, default=Path("/var/tmp"))
     parser.add_argument("--size", type=int, default=GB, help="of the large file, in bytes")
@@ -110,7 +112,7 @@ def _large(folder: Path, places: Places, rounds: int, size: int, title: str) -> 
         ):
             for _ in _counted(rounds, title):
                 for contender in (ours, theirs, nothing):
-                    _note(seen, contender.name, _upload_one(contender, source, size, folder))
+                    _note(seen, contender.name, _upload_one(contender, source, size))
                 _note(seen, "dd", _dd(source, folder, places))
                 _note(seen, "hash", _hash(source, places))
     finally:
@@ -129,17 +131,25 @@ def _large(folder: Path, places: Places, rounds: int, size: int, title: str) -> 
 
 def middle(folder: Path, places: Places, asked: argparse.Namespace) -> None:
     """Five megabytes, the size of a common call."""
-    _many(folder, places, asked.rounds, MIDDLE_BYTES, MIDDLE_UPLOADS, MIDDLE_AT_ONCE)
+    _many(folder, places, asked.rounds, _Kind(MIDDLE_BYTES, MIDDLE_UPLOADS, MIDDLE_AT_ONCE))
 
 
 def small(folder: Path, places: Places, asked: argparse.Namespace) -> None:
     """A hundred kilobytes, where the row and the calls are what counts."""
-    _many(folder, places, asked.rounds, SMALL_BYTES, SMALL_UPLOADS, AT_ONCE)
+    _many(folder, places, asked.rounds, _Kind(SMALL_BYTES, SMALL_UPLOADS, AT_ONCE))
 
 
-def _many(
-    folder: Path, places: Places, rounds: int, size: int, uploads: int, at_once: int
-) -> None:
+@dataclass(frozen=True)
+class _Kind:
+    """Uploads of bytes each, as many, so many of them at once."""
+
+    size: int
+    uploads: int
+    at_once: int
+
+
+def _many(folder: Path, places: Places, rounds: int, kind: _Kind) -> None:
+    size, uploads, at_once = kind.size, kind.uploads, kind.at_once
     content = _content(size)
     title = f"{uploads} uploads of {size / MB:g} MB, {at_once} at once, row durable"
     seen: dict[str, list[Figure]] = {}
@@ -175,35 +185,34 @@ def two_processes(folder: Path, places: Places, asked: argparse.Namespace) -> No
     content = _content(SMALL_BYTES)
     seen: dict[str, list[Figure]] = {}
     slowest: dict[str, list[float]] = {}
-    with tempfile.TemporaryDirectory(prefix="earmark-bench-", dir=TMPFS) as memory:
-        with contextlib.ExitStack() as stack:
-            contenders: dict[str, Contender] = {}
-            for number in (1, 2):
-                for kind, place in (("disk", folder), ("tmpfs", Path(memory))):
-                    own = place / str(number)
-                    own.mkdir()
-                    started = _contenders.earmark(own, places, processes=number)
-                    contenders[f"earmark, {kind}, {number}"] = stack.enter_context(started)
-                own = folder / f"discard-{number}"
+    with contextlib.ExitStack() as stack:
+        made = tempfile.TemporaryDirectory(prefix="earmark-bench-", dir=TMPFS)
+        memory = stack.enter_context(made)
+        contenders: dict[str, Contender] = {}
+        for number in (1, 2):
+            for kind, place in (("disk", folder), ("tmpfs", Path(memory))):
+                own = place / str(number)
                 own.mkdir()
-                started = _contenders.discard(own, places, processes=number)
-                contenders[f"discard, {number}"] = stack.enter_context(started)
-            stack.enter_context(_client(places))
-            for _ in _counted(asked.rounds, "one and two web processes"):
-                for name, contender in contenders.items():
-                    _settle()
-                    answers = upload_many(
-                        contender.port,
-                        contender.token,
-                        content,
-                        uploads=SMALL_UPLOADS,
-                        at_once=AT_ONCE,
-                    )
-                    _note(seen, name, Figure(answers.seconds))
-                    slowest.setdefault(name, []).append(
-                        statistics.quantiles(answers.each, n=100)[98]
-                    )
-                    contender.forget(answers.ids)
+                started = _contenders.earmark(own, places, processes=number)
+                contenders[f"earmark, {kind}, {number}"] = stack.enter_context(started)
+            own = folder / f"discard-{number}"
+            own.mkdir()
+            started = _contenders.discard(own, places, processes=number)
+            contenders[f"discard, {number}"] = stack.enter_context(started)
+        stack.enter_context(_client(places))
+        for _ in _counted(asked.rounds, "one and two web processes"):
+            for name, contender in contenders.items():
+                _settle()
+                answers = upload_many(
+                    contender.port,
+                    contender.token,
+                    content,
+                    uploads=SMALL_UPLOADS,
+                    at_once=AT_ONCE,
+                )
+                _note(seen, name, Figure(answers.seconds))
+                slowest.setdefault(name, []).append(statistics.quantiles(answers.each, n=100)[98])
+                contender.forget(answers.ids)
     _table("One and two web processes, 0.1 MB", seen, SMALL_BYTES * SMALL_UPLOADS, SMALL_UPLOADS)
     for name in ("discard", "earmark, disk", "earmark, tmpfs"):
         _ratio(seen, f"gained by the second ({name})", f"{name}, 1", f"{name}, 2")
@@ -211,11 +220,43 @@ def two_processes(folder: Path, places: Places, asked: argparse.Namespace) -> No
         print(f"p99 of one upload, {name}: {statistics.median(values) * 1000:.0f} ms")
 
 
-def _upload_one(contender: Contender, source: Path, size: int, folder: Path) -> Figure:
+def reading(folder: Path, places: Places, asked: argparse.Namespace) -> None:
+    """A gigabyte given back, against the same server sending one constant buffer."""
+    size = _fitting(folder, asked.size, copies=2)
+    source = _recording(size)
+    seen: dict[str, list[Figure]] = {}
+    try:
+        with (
+            _contenders.earmark(folder, places) as ours,
+            _contenders.discard(folder, places) as nothing,
+            _client(places),
+        ):
+            with source.open("rb") as content, _connected(ours) as connection:
+                id_ = connection.upload(content, size)
+            paths = {ours.name: f"/v1/interactions/{id_}/media", "constant buffer": f"/?{size}"}
+            for _ in _counted(asked.rounds, "reading"):
+                for (name, path), contender in zip(paths.items(), (ours, nothing), strict=True):
+                    with _connected(contender) as connection:
+                        before, began = contender.cpu_seconds(), time.perf_counter()
+                        received = connection.download(path)
+                        took = time.perf_counter() - began
+                    assert received == size
+                    _note(seen, name, Figure(took, contender.cpu_seconds() - before))
+    finally:
+        source.unlink()
+    _table(f"GET of {size / GB:g} GB", seen, size)
+    _ratio(seen, "of the constant buffer", "constant buffer", "earmark")
+
+
+def _connected(contender: Contender) -> contextlib.closing[Connection]:
+    return contextlib.closing(Connection(contender.port, contender.token))
+
+
+def _upload_one(contender: Contender, source: Path, size: int) -> Figure:
     _settle()
     with (
         source.open("rb") as content,
-        contextlib.closing(Connection(contender.port, contender.token)) as connection,
+        _connected(contender) as connection,
     ):
         before, began = contender.cpu_seconds(), time.perf_counter()
         id_ = connection.upload(content, size)

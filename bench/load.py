@@ -8,7 +8,7 @@ memory from the one to the other, and how control calls (readiness, a page of in
 event loop fare beside them, compared with the same calls without any load in the same run.
 slow: a thousand uploads of 4 MB that bring 64 KB/s each, like live recordings, and all end.
 
-Earmark without a worker, one web process. Server and clients are pinned to processors of their own.
+Earmark without a worker, one web process; server and clients have processors of their own.
 The lag of the event loop is that of `/metrics` (`earmark_event_loop_lag_duration_seconds`).
 """
 
@@ -139,8 +139,8 @@ def slow(folder: Path, places: Places, asked: argparse.Namespace) -> None:
         f"{asked.slow} uploads of {SLOW_BYTES / MB:g} MB at {SLOW_RATE / 1000:g} KB/s", idle, many
     )
     print(
-        f"{kept} were kept, {len(failures)} were not {sorted(set(failures))[:3]}. Memory of the web "
-        f"process: {idle.most_bytes / MB:.0f} MB idle, at most {many.most_bytes / MB:.0f} MB.",
+        f"{kept} were kept, {len(failures)} were not {sorted(set(failures))[:3]}. Memory of the "
+        f"web process: {idle.most_bytes / MB:.0f} MB idle, at most {many.most_bytes / MB:.0f} MB.",
         flush=True,
     )
 

@@ -37,7 +37,7 @@ def both(service: Service) -> Caller:
         (wav(140), True, "different"),
         (wav(140), False, "unknown"),
     ],
-    ids=["identical", "different", "identical short", "different short", "different long", "unread"],
+    ids=["identical", "different", "identical short", "different short", "long", "unread"],
 )
 def test_a_taken_name_is_refused_and_the_answer_says_who_has_it(
     both: Caller, content: bytes, file_first: bool, duplicate: str

@@ -148,7 +148,7 @@ def files_open(pid: int) -> list[str]:
 def leave_in_the_middle(server: Server, token: str, share: float) -> None:
     """Sends some of an upload, waits until it is staged, and closes the connection."""
     metadata = json.dumps({"FileName": "left.wav", "UploadType": "Audio"})
-    content = RECORDING.read_bytes() * 4
+    content = RECORDING.read_bytes() * 16  # what is short is kept in memory
     head = '--b\r\nContent-Disposition: form-data; name="'
     body = f'{head}metadata"\r\n\r\n{metadata}\r\n{head}file"; filename="left.wav"\r\n\r\n'
     body_bytes = body.encode() + content + b"\r\n--b--\r\n"

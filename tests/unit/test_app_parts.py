@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import threading
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from earmark.config import Settings
 from earmark.database import workers
 from earmark.errors import SettingsError, UnavailableError
 from earmark.model import now
+from processing import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -126,6 +128,34 @@ def test_an_answer_is_repeated_for_a_while_and_then_asked_anew(parts, monkeypatc
     shutil.rmtree(parts.settings.data)
     assert parts.readiness() == OK
     passing(monkeypatch)
+    assert parts.readiness()["storage"] == "unavailable"
+
+
+def test_who_asks_a_busy_disk_is_told_what_was_so_a_moment_ago(parts, monkeypatch):
+    assert parts.readiness() == OK
+    checking, go_on, moment = threading.Event(), threading.Event(), time.monotonic()
+    monkeypatch.setattr(module.time, "monotonic", lambda: moment)
+
+    def slowly() -> None:
+        checking.set()
+        assert go_on.wait(20)
+        raise UnavailableError("full")
+
+    monkeypatch.setattr(parts.store, "check", slowly)
+    moment += 1.5 * module.READINESS_SECONDS
+    assert parts.readiness() == OK
+    assert checking.wait(20)
+    assert parts.readiness() == OK, "and it is asked once"
+    go_on.set()
+    wait_until(lambda: parts.readiness()["storage"] == "unavailable")
+
+
+def test_but_not_what_was_so_long_ago(parts, monkeypatch):
+    assert parts.readiness() == OK
+    later = time.monotonic() + 2 * module.STALE_SECONDS
+    monkeypatch.setattr(module.time, "monotonic", lambda: later)
+    monkeypatch.setattr(module, "PATIENCE_SECONDS", 0.0)
+    shutil.rmtree(parts.settings.data)
     assert parts.readiness()["storage"] == "unavailable"
 
 

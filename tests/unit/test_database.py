@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+from contextvars import ContextVar, copy_context
 from datetime import UTC, datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from sqlalchemy import event
 
 from earmark.database import Database, core, migrate, processing, submissions, tables, workers
 from earmark.errors import SettingsError, UnavailableError
@@ -28,10 +30,14 @@ from earmark.model import (
     new_id,
     now,
 )
+from processing import wait_until
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
     from uuid import UUID
+
+    from earmark.database import Scope
 
 BOUND = [table for table in tables.metadata.sorted_tables if "organization_id" in table.c]
 sqlite_alone = pytest.mark.parametrize("database_kind", ["sqlite"], indirect=True)
@@ -207,6 +213,151 @@ def test_writers_of_many_threads_all_come_through(database, organization):
     assert len(names(database, organization, sa.select(tables.hierarchy_node))) == 80
 
 
+# Work that shares a transaction
+
+
+class Crew:
+    """Threads whose pieces of work wait for one another's transactions."""
+
+    def __init__(self, database: Database, organization: UUID) -> None:
+        self.database = database
+        self.organization = organization
+        self.results: dict[str, Any] = {}
+        self.threads: list[threading.Thread] = []
+        self.commits = 0
+        event.listen(database._writers, "commit", self.count)
+
+    def count(self, _connection: object) -> None:
+        self.commits += 1
+
+    def begin(self, name: str, work: Callable[[Scope], Any]) -> None:
+        """One more thread; returns when its work waits."""
+
+        def run() -> None:
+            try:
+                self.results[name] = self.database.write_together(self.organization, work)
+            except BaseException as error:  # noqa: BLE001 - whatever it is, it is told
+                self.results[name] = error
+
+        waiting = len(self.database._waiting)
+        self.threads.append(threading.Thread(target=copy_context().run, args=(run,)))
+        self.threads[-1].start()
+        wait_until(lambda: len(self.database._waiting) > waiting)
+
+    def end(self) -> None:
+        for thread in self.threads:
+            thread.join(20)
+
+
+@pytest.fixture
+def crew(database, organization) -> Crew:
+    return Crew(database, organization)
+
+
+def adding(name: str, failure: BaseException | None = None) -> Callable[[Scope], str]:
+    """Work that adds a node, and then may fail."""
+
+    def work(scope: Scope) -> str:
+        scope.insert(tables.hierarchy_node, node(name))
+        if failure:
+            raise failure
+        return name
+
+    return work
+
+
+EVERY_NODE = sa.select(tables.hierarchy_node.c.name)
+
+
+def test_work_is_committed_and_gives_its_result(database, organization):
+    assert database.write_together(organization, adding("one")) == "one"
+    with pytest.raises(KeyError):
+        database.write_together(organization, adding("two", KeyError()))
+    assert names(database, organization, EVERY_NODE) == {"one"}
+
+
+@sqlite_alone
+def test_work_that_waits_shares_one_commit(database, organization, crew):
+    with database.write(None):
+        for name in "abcde":
+            crew.begin(name, adding(name))
+        crew.commits = -1  # this one's own
+    crew.end()
+    assert crew.results == {name: name for name in "abcde"}
+    assert names(database, organization, EVERY_NODE) == set("abcde")
+    assert crew.commits == 1
+
+
+@sqlite_alone
+def test_but_not_endlessly_much(database, organization, crew, monkeypatch):
+    monkeypatch.setattr(core, "TOGETHER", 2)
+    with database.write(None):
+        for name in "abcde":
+            crew.begin(name, adding(name))
+        crew.commits = -1
+    crew.end()
+    assert names(database, organization, EVERY_NODE) == set("abcde")
+    assert crew.commits == 3
+
+
+@sqlite_alone
+def test_work_that_fails_undoes_nothing_but_itself(database, organization, crew):
+    failure, done = KeyError("b"), []
+
+    def noting(name: str) -> Callable[[Scope], str]:
+        def work(scope: Scope) -> str:
+            scope.after_commit.append(lambda: done.append(name))
+            return adding(name, failure if name == "b" else None)(scope)
+
+        return work
+
+    with database.write(None):
+        for name in "abc":
+            crew.begin(name, noting(name))
+    crew.end()
+    assert crew.results == {"a": "a", "b": failure, "c": "c"}
+    assert names(database, organization, EVERY_NODE) == {"a", "c"}
+    assert sorted(done) == ["a", "c"], "each once, and only if it was committed"
+
+
+@sqlite_alone
+def test_work_is_done_in_the_context_of_its_caller(database, crew):
+    speaker: ContextVar[str] = ContextVar("speaker", default="nobody")
+    with database.write(None):
+        for name in "ab":
+            speaking = copy_context()
+            speaking.run(speaker.set, name)
+            speaking.run(crew.begin, name, lambda _scope: speaker.get())
+    crew.end()
+    assert crew.results == {"a": "a", "b": "b"}
+
+
+@sqlite_alone
+@pytest.mark.parametrize(
+    ("failure", "told"),
+    [
+        (sa.exc.OperationalError("COMMIT", {}, Exception("disk I/O error")), UnavailableError),
+        (KeyboardInterrupt(), KeyboardInterrupt),
+    ],
+    ids=["the disk", "an interruption"],
+)
+def test_what_cannot_be_committed_is_told_to_all(database, organization, crew, failure, told):
+    def fail(_connection: object) -> None:
+        event.remove(database._writers, "commit", fail)
+        raise failure
+
+    with database.write(None):
+        for name in "ab":
+            crew.begin(name, adding(name))
+        crew.begin("c", lambda _scope: event.listen(database._writers, "commit", fail))
+    crew.end()
+    kinds = {type(error) for error in crew.results.values()}
+    assert kinds == {UnavailableError, told}
+    assert names(database, organization, EVERY_NODE) == set()
+    assert crew.results["a"] is not crew.results["b"]
+    assert database.write_together(organization, adding("since")) == "since"
+
+
 @pytest.mark.parametrize("shared", [False, True])
 def test_who_names_the_same_thing_waits_unless_both_share_it(database, shared):
     """On SQLite there is one writer at a time anyhow."""
@@ -246,19 +397,15 @@ def test_instants_keep_their_microseconds_and_come_back_in_utc(database, organiz
 
 
 @sqlite_alone
-def test_sqlite_keeps_what_it_promised_and_checks_references(database):
-    with database.read(None) as scope:
-        ask = {
-            name: scope.row(sa.text(f"PRAGMA {name}"))[0]
-            for name in ("journal_mode", "synchronous", "foreign_keys", "busy_timeout")
-        }
-    full = 2
-    assert ask == {
-        "journal_mode": "wal",
-        "synchronous": full,
-        "foreign_keys": 1,
-        "busy_timeout": 15_000,
-    }
+@pytest.mark.parametrize("used", ["read", "write"])
+def test_sqlite_keeps_what_it_promised_and_checks_references(database, used):
+    full, normal = 2, 1
+    expected = {"journal_mode": "wal", "synchronous": full, "foreign_keys": 1}
+    expected |= {"busy_timeout": 15_000, "secure_delete": 1}
+    for one, synchronous in ((database, full), (database.unsynced, normal)):
+        with getattr(one, used)(None) as scope:
+            found = {name: scope.row(sa.text(f"PRAGMA {name}"))[0] for name in expected}
+        assert found == {**expected, "synchronous": synchronous}
 
 
 @sqlite_alone

@@ -18,12 +18,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from typing_extensions import override
 
-from earmark.database import tables
+from earmark.database import core, tables
 from earmark.directory import Directory, NewAgent, NewNode
 from earmark.errors import Fault, RefusedError, TooLargeError, UnavailableError, Why
 from earmark.intake import Intake, Limits
 from earmark.intake import stage as staging
-from earmark.model import AgentSent, MediaType, Submission
+from earmark.model import AgentSent, MediaType, Quota, Submission
 from earmark.storage.local import LocalStore
 from processing import wait_until
 
@@ -315,6 +315,50 @@ def test_the_reserve_is_looked_at_again_in_the_middle_of_an_upload(make, store):
 
     asyncio.run(fill())
     assert not store.staged_files()
+
+
+@sqlite_alone
+def test_what_was_found_a_moment_ago_admits_without_a_thread(
+    database, store, principal, monkeypatch
+):
+    """And everything else asks again: a quota, a reserve that is near, what is old."""
+    quota = Quota()
+    pool = ThreadPoolExecutor(1)
+    limits = replace(LIMITS, reserve_bytes=1000)
+    made = Intake(database, store, limits=limits, pool=pool, known_quota=lambda _: quota)
+    intake, stages = made.for_(principal), made._stages
+    store.free = 5000
+    asked: list[object] = []
+    check = stages.check_reserve
+
+    def checking(size_bytes: int) -> None:
+        asked.append(size_bytes)
+        check(size_bytes)
+
+    monkeypatch.setattr(stages, "check_reserve", checking)
+
+    def admit(least_bytes: int) -> int:
+        """How often the storage was asked."""
+        asked.clear()
+        asyncio.run(intake.admit(least_bytes))
+        return len(asked)
+
+    assert admit(10) == 1
+    assert admit(10) == 0
+    assert admit(4000) == 1, "it may not fit"
+    quota = Quota(uploads_at_once=3)
+    assert admit(10) == 1
+    quota = None
+    assert admit(10) == 1
+    quota = Quota()
+    assert admit(10) == 0
+    monkeypatch.setattr(staging, "ROOM_SECONDS", 0.0)
+    assert admit(10) == 1
+    monkeypatch.setattr(staging, "ROOM_SECONDS", 60.0)
+    assert admit(10) == 0
+    monkeypatch.setattr(core, "LATELY_SECONDS", 0.0)
+    assert admit(10) == 1
+    pool.shutdown()
 
 
 @sqlite_alone
