@@ -13,9 +13,11 @@ from typing_extensions import override
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from earmark.app import zerocopy
+
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable
+    from collections.abc import Callable, Coroutine
 
     from uvicorn import Config
     from uvicorn._types import HTTPScope
@@ -61,6 +63,25 @@ _NOTHING = cast("HTTPScope", {})
 
 class _HeadTooLargeError(Exception):
     """Raised through the parser, which then takes nothing more."""
+
+
+def _sending_files(cycle: RequestResponseCycle) -> Callable[[Any], Coroutine[Any, Any, None]]:
+    """As the cycle's own `send`, which knows no files."""
+    send = cycle.send
+
+    async def send_any(message: Any) -> None:
+        if message["type"] != zerocopy.EXTENSION:
+            await send(message)
+        elif not cycle.disconnected:
+            file, start, count = zerocopy.asked(message)
+            try:
+                await zerocopy.send_file(cycle.transport, file, start, count)
+            except OSError:  # most likely the caller's; the answer cannot be whole any more
+                cycle.transport.abort()
+                cycle.disconnected = True
+            cycle.expected_content_length -= count
+
+    return send_any
 
 
 class Protocol(HttpToolsProtocol):
@@ -133,7 +154,11 @@ class Protocol(HttpToolsProtocol):
         if size > MAX_HEAD_BYTES or len(self.headers) > MAX_HEADERS:
             self._head_too_large = True
             raise _HeadTooLargeError
+        if zerocopy.can_send(self.transport):
+            extensions = cast("dict[str, Any]", self.scope).setdefault("extensions", {})
+            extensions[zerocopy.EXTENSION] = {}
         super().on_headers_complete()
+        self.cycle.send = _sending_files(self.cycle)  # type: ignore[method-assign,assignment]
 
     @override
     def on_body(self, body: bytes) -> None:

@@ -62,7 +62,7 @@ if TYPE_CHECKING:
     from earmark.model import ArrivalQuery, Correction, Event, Interaction, Query
     from earmark.model.search import Match, Search
     from earmark.model.transcript import Transcript
-    from earmark.storage import Store
+    from earmark.storage import Reading, Store
 
 __all__ = [
     "DEFAULT_LIMIT",
@@ -146,7 +146,7 @@ class Media:
     sha256: bytes
     _bound: OrganizationInteractions = field(repr=False)
 
-    def read(self, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
+    def read(self, start: int = 0, stop: int | None = None) -> Reading:
         """The bytes from `start` up to `stop` (the end, if None), in chunks.
 
         They are open when this returns: deleting the interaction does not end the reading.
@@ -350,12 +350,12 @@ class OrganizationInteractions:
             _bound=self,
         )
 
-    def open_media(self, interaction_id: UUID, start: int, stop: int | None) -> Iterator[bytes]:
+    def open_media(self, interaction_id: UUID, start: int, stop: int | None) -> Reading:
         """See Media.read."""
         self._tell_read(interaction_id, "interaction.read_media")
         return self._opened(interaction_id, start, stop)
 
-    def _opened(self, interaction_id: UUID, start: int, stop: int | None) -> Iterator[bytes]:
+    def _opened(self, interaction_id: UUID, start: int, stop: int | None) -> Reading:
         try:
             return self._store.read(media_key(interaction_id), start, stop)
         except NotFoundError as error:

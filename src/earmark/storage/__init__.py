@@ -43,6 +43,29 @@ class Staged(Protocol):
         """Removes every trace, published or not. Does nothing the second time; never raises."""
 
 
+class Reading(Protocol):
+    """An object's bytes, or a part of them, in chunks: an iterator, to be closed."""
+
+    def __iter__(self) -> Iterator[bytes]:
+        """Itself."""
+
+    def __next__(self) -> bytes:
+        """The next chunk.
+
+        Raises:
+            UnavailableError: the storage cannot serve it.
+        """
+
+    def close(self) -> None:
+        """Ends it. Does nothing the second time."""
+
+    def fileno(self) -> int | None:
+        """The descriptor of a file on this machine that holds the object and nothing else.
+
+        It is open until this is exhausted or closed. None if there is none.
+        """
+
+
 class Store(Protocol):
     """Objects by key: small letters, digits, `-` and one `.`; keys are ours, never a caller's.
 
@@ -64,7 +87,7 @@ class Store(Protocol):
             UnavailableError: the storage cannot take it.
         """
 
-    def read(self, key: str, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
+    def read(self, key: str, start: int = 0, stop: int | None = None) -> Reading:
         """The bytes from `start` up to `stop` (the end, if None), in chunks.
 
         The object is open when this returns: deleting it does not end the reading.

@@ -13,15 +13,16 @@ import ctypes
 import errno
 import os
 import secrets
+import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 from urllib.parse import unquote, urlsplit
 
 from typing_extensions import override
 
 from earmark.errors import NotFoundError, SettingsError, UnavailableError
-from earmark.storage import READ_CHUNK_BYTES, Staged, Store
+from earmark.storage import READ_CHUNK_BYTES, Reading, Staged, Store
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -86,13 +87,11 @@ class LocalStore(Store):
             raise
 
     @override
-    def read(self, key: str, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
+    def read(self, key: str, start: int = 0, stop: int | None = None) -> Reading:
         """See Store.read."""
         with _unavailable("read a file", key):
             descriptor = os.open(self._place(key), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        chunks = _chunks(descriptor, start, stop)
-        next(chunks)  # from here on, dropping the iterator closes the file
-        return chunks
+        return _LocalReading(descriptor, start, stop)
 
     @contextlib.contextmanager
     @override
@@ -228,17 +227,46 @@ def _write_all(descriptor: int, buffers: Sequence[Buffer]) -> None:
             views[0] = views[0][written:]
 
 
-def _chunks(descriptor: int, start: int, stop: int | None) -> Iterator[bytes]:
-    with os.fdopen(descriptor, "rb", buffering=0):
-        yield b""
-        while stop is None or start < stop:
-            size = READ_CHUNK_BYTES if stop is None else min(READ_CHUNK_BYTES, stop - start)
+class _LocalReading(Reading):
+    """See Reading."""
+
+    def __init__(self, descriptor: int, start: int, stop: int | None) -> None:
+        self._file = os.fdopen(descriptor, "rb", buffering=0)
+        self._start = start
+        self._stop = sys.maxsize if stop is None else stop
+
+    def __del__(self) -> None:
+        """Who drops it half read need not close it."""
+        self._file.close()
+
+    @override
+    def __iter__(self) -> Self:
+        """See Reading."""
+        return self
+
+    @override
+    def __next__(self) -> bytes:
+        """See Reading."""
+        size = min(READ_CHUNK_BYTES, self._stop - self._start)
+        chunk = b""
+        if size > 0 and not self._file.closed:
             with _unavailable("read a file"):
-                chunk = os.pread(descriptor, size, start)
-            if not chunk:
-                return
-            start += len(chunk)
-            yield chunk
+                chunk = os.pread(self._file.fileno(), size, self._start)
+        if not chunk:
+            self.close()
+            raise StopIteration
+        self._start += len(chunk)
+        return chunk
+
+    @override
+    def close(self) -> None:
+        """See Reading."""
+        self._file.close()
+
+    @override
+    def fileno(self) -> int | None:
+        """See Reading."""
+        return self._file.fileno()
 
 
 def _stale(folder: Path, older_than_seconds: float) -> Iterator[str]:

@@ -6,6 +6,7 @@ Source: RFC 9110 (sections 8.8, 13 and 14), RFC 9530, RFC 6266.
 from __future__ import annotations
 
 import base64
+import contextlib
 import re
 from http import HTTPStatus
 from typing import TYPE_CHECKING
@@ -37,6 +38,9 @@ CONTENT_TYPES = {
 }
 """What a file of each extension says it is."""
 
+_ZERO_COPY = "http.response.zerocopysend"
+"""The ASGI extension by which a server is handed a file."""
+
 _RANGE = re.compile(r"bytes=\s*(\d{0,19})-(\d{0,19})\s*", re.ASCII | re.IGNORECASE)
 """One range. Anything else may be ignored (RFC 9110 section 14.2), and is."""
 
@@ -67,6 +71,31 @@ class Download(StreamingResponse):
 
 def _generated(chunks: Iterator[bytes]) -> Generator[bytes]:
     yield from chunks
+
+
+class _MediaDownload(Download):
+    """Sends media; the server sends its file by itself where it can."""
+
+    def __init__(
+        self, media: Media, part: tuple[int, int], status: int, headers: dict[str, str]
+    ) -> None:
+        self._start, stop = part
+        self._count = stop - self._start
+        self._reading = media.read(self._start, stop)
+        super().__init__(iter(self._reading), status, headers)
+
+    @override
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See ASGI."""
+        if _ZERO_COPY not in scope.get("extensions", {}) or self._reading.fileno() is None:
+            await super().__call__(scope, receive, send)
+            return
+        with contextlib.closing(self._reading):
+            start = {"status": self.status_code, "headers": self.raw_headers}
+            await send({"type": "http.response.start", **start})
+            file = {"file": self._reading, "offset": self._start, "count": self._count}
+            await send({"type": _ZERO_COPY, **file})
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 def headers_of(media: Media) -> dict[str, str]:
@@ -105,7 +134,7 @@ def get(media: Media, sent: Headers) -> Response:
         headers["Content-Range"] = f"bytes {start}-{stop - 1}/{media.size_bytes}"
     headers["Content-Length"] = str(stop - start)
     # Opened before the head of the answer is sent, so that a deleted file is still a 404.
-    return Download(media.read(start, stop), status, headers)
+    return _MediaDownload(media, (start, stop), status, headers)
 
 
 def parse_range(sent: str, size_bytes: int) -> tuple[int, int] | None:
