@@ -9,19 +9,20 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
 
 import httpx  # noqa: E402 - after the tests' own
+from _load import Answers, Connection, upload_many  # noqa: E402
 
 from serving import EARMARK, Server, descendants, free_port, serving  # noqa: E402
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 PATIENCE_SECONDS = 60.0
@@ -68,6 +69,7 @@ class Contender:
     Attributes:
         token: of its client; empty where none is asked for.
         files: where what it kept lies, for its removal between two runs; None for nowhere.
+        send: uploads over a connection: content, size; returns by what it is found again.
     """
 
     name: str
@@ -76,7 +78,15 @@ class Contender:
     token: str = ""
     files: Path | None = None
     server: Server | None = None
-    _headers: dict[str, str] = field(default_factory=dict)
+    send: Callable[[Connection, Any, int], str] = Connection.upload
+
+    def connect(self) -> Connection:
+        """One more connection."""
+        return Connection(self.port, self.token)
+
+    def upload_many(self, content: bytes, *, uploads: int, at_once: int) -> Answers:
+        """Uploads the same bytes under many names."""
+        return upload_many(self.connect, self.send, content, uploads=uploads, at_once=at_once)
 
     def cpu_seconds(self) -> float:
         """Processor time of all its processes so far."""
@@ -91,7 +101,7 @@ class Contender:
                     http.delete(f"/v1/interactions/{id_}").raise_for_status()
         elif self.files is not None:
             for id_ in ids:
-                (self.files / id_).unlink()
+                (self.files / id_.lstrip("/")).unlink()
 
 
 def cpu_seconds(pid: int) -> float:
@@ -135,9 +145,9 @@ def naive(folder: Path, places: Places, *, database_url: str = "") -> Iterator[C
     port = free_port()
     arguments = ["--port", str(port), "--data", str(folder / "naive")]
     arguments += ["--database-url", database_url] if database_url else []
-    process = _launch(places, "naive.py", arguments, folder / "naive.log", _form_parser())
-    with _ending(process):
-        _wait(port)
+    process = launch(places, "naive.py", arguments, folder / "naive.log", _form_parser())
+    with ending(process):
+        wait(port)
         yield Contender("naive", port, process.pid, files=folder / "naive")
 
 
@@ -146,23 +156,33 @@ def discard(folder: Path, places: Places, *, processes: int = 1) -> Iterator[Con
     """See _discard.py."""
     port = free_port()
     arguments = ["--port", str(port), "--web-processes", str(processes)]
-    process = _launch(places, "_discard.py", arguments, folder / "discard.log")
-    with _ending(process):
-        _wait(port)
+    process = launch(places, "_discard.py", arguments, folder / "discard.log")
+    with ending(process):
+        wait(port)
         yield Contender("receive and discard", port, process.pid)
 
 
-def _launch(
+def launch(
     places: Places, script: str, arguments: list[str], log: Path, path: Path | None = None
 ) -> subprocess.Popen[bytes]:
     environment = {**os.environ, **({"PYTHONPATH": str(path)} if path else {})}
-    command = places.command(sys.executable, str(ROOT / "bench" / script), *arguments)
+    command = [sys.executable, str(ROOT / "bench" / script), *arguments]
+    return start(places, command, log, environment)
+
+
+def start(
+    places: Places, command: list[str], log: Path, environment: dict[str, str] | None = None
+) -> subprocess.Popen[bytes]:
+    """Starts a program on the server's processors."""
     with log.open("ab") as said:
-        return subprocess.Popen(command, stdout=said, stderr=said, env=environment)
+        return subprocess.Popen(
+            places.command(*command), stdout=said, stderr=said, env=environment
+        )
 
 
 @contextlib.contextmanager
-def _ending(process: subprocess.Popen[bytes]) -> Iterator[None]:
+def ending(process: subprocess.Popen[bytes]) -> Iterator[None]:
+    """Ends it with all its children when the block ends."""
     family: list[int] = []
     try:
         yield
@@ -179,11 +199,12 @@ def _ending(process: subprocess.Popen[bytes]) -> Iterator[None]:
                 os.kill(pid, signal.SIGKILL)
 
 
-def _wait(port: int) -> None:
+def wait(port: int, path: str = "/health/ready") -> None:
+    """Until it answers, whatever."""
     deadline = time.monotonic() + PATIENCE_SECONDS
     while True:
         try:
-            httpx.get(f"http://127.0.0.1:{port}/health/ready", trust_env=False).raise_for_status()
+            httpx.get(f"http://127.0.0.1:{port}{path}", trust_env=False)
         except httpx.TransportError:
             if time.monotonic() > deadline:
                 raise

@@ -9,7 +9,10 @@ import threading
 import time
 import uuid
 from dataclasses import dataclass, field
-from typing import IO
+from typing import IO, TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 BOUNDARY = "earmark-bench"
 
@@ -32,11 +35,10 @@ class Answers:
 class Connection:
     """One kept-alive connection to a server."""
 
-    def __init__(self, port: int, token: str = "", path: str = "/Media/Upload") -> None:
+    def __init__(self, port: int, token: str = "") -> None:
         self._socket = socket.create_connection(("127.0.0.1", port))
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._token = token
-        self._path = path
         self._file = self._socket.makefile("rb")
 
     def close(self) -> None:
@@ -54,19 +56,24 @@ class Connection:
             f'{part}"file"; filename="{name}"\r\nContent-Type: audio/wav\r\n\r\n'
         ).encode()
         after = f"\r\n--{BOUNDARY}--\r\n".encode()
-        self._send_head(len(before) + size + len(after))
-        if isinstance(content, bytes):
-            self._socket.sendall(before + content + after)
-        else:
-            self._socket.sendall(before)
-            sent = 0
-            while sent < size:
-                sent += os.sendfile(self._socket.fileno(), content.fileno(), sent, size - sent)
-            self._socket.sendall(after)
-        status, body = self._answer()
-        if status != 200:
-            raise RuntimeError(f"{status}: {body[:300]!r}")
+        self._send_head(
+            "POST",
+            "/Media/Upload",
+            len(before) + size + len(after),
+            f"Content-Type: multipart/form-data; boundary={BOUNDARY}",
+        )
+        self._send(content, size, before, after)
+        body = self._answer()
         return str(json.loads(body)["id"]) if body[:1] == b"{" else ""
+
+    def put(
+        self, content: bytes | IO[bytes], size: int, method: str, path: str, *head: str
+    ) -> str:
+        """Sends bytes or an open file as the whole body of a request; returns its path."""
+        self._send_head(method, path, size, *head)
+        self._send(content, size)
+        self._answer()
+        return path
 
     def download(self, path: str) -> int:
         """Gets something and throws it away; returns how many bytes it had."""
@@ -80,27 +87,64 @@ class Connection:
             left -= self._file.readinto(buffer[: min(left, len(buffer))])  # type: ignore[attr-defined]
         return length
 
-    def _send_head(self, length: int) -> None:
-        self._socket.sendall(
-            f"POST {self._path} HTTP/1.1\r\nHost: bench\r\nAuthorization: Bearer {self._token}\r\n"
-            f"Content-Type: multipart/form-data; boundary={BOUNDARY}\r\n"
-            f"Content-Length: {length}\r\n\r\n".encode()
-        )
+    def _send_head(self, method: str, path: str, length: int, *head: str) -> None:
+        lines = [
+            f"{method} {path} HTTP/1.1",
+            "Host: 127.0.0.1",
+            f"Content-Length: {length}",
+            *head,
+        ]
+        if self._token:
+            lines.append(f"Authorization: Bearer {self._token}")
+        self._socket.sendall("\r\n".join([*lines, "", ""]).encode())
 
-    def _answer(self) -> tuple[int, bytes]:
+    def _send(
+        self, content: bytes | IO[bytes], size: int, before: bytes = b"", after: bytes = b""
+    ) -> None:
+        if isinstance(content, bytes):
+            self._socket.sendall(before + content + after)
+            return
+        self._socket.sendall(before)
+        sent = 0
+        while sent < size:
+            sent += os.sendfile(self._socket.fileno(), content.fileno(), sent, size - sent)
+        self._socket.sendall(after)
+
+    def _answer(self) -> bytes:
         status, length = self._head()
-        return status, self._file.read(length)
+        body = self._file.read(length) if length >= 0 else self._chunks()
+        if status not in {200, 201, 204}:
+            raise RuntimeError(f"{status}: {body[:300]!r}")
+        return body
 
     def _head(self) -> tuple[int, int]:
+        """Status and length; -1 if it comes in chunks."""
         status, length = int(self._file.readline().split()[1]), 0
-        while (line := self._file.readline()) not in (b"\r\n", b""):
-            if line.lower().startswith(b"content-length:"):
+        while (line := self._file.readline().lower()) not in (b"\r\n", b""):
+            if line.startswith(b"content-length:"):
                 length = int(line.split(b":")[1])
+            elif line.startswith(b"transfer-encoding:"):
+                length = -1
         return status, length
 
+    def _chunks(self) -> bytes:
+        body = b""
+        while size := int(self._file.readline(), 16):
+            body += self._file.read(size)
+            self._file.readline()
+        self._file.readline()
+        return body
 
-def upload_many(port: int, token: str, content: bytes, *, uploads: int, at_once: int) -> Answers:
-    """Uploads the same bytes under many names, over a few connections at once."""
+
+def upload_many(
+    connect: Callable[[], Connection],
+    send: Callable[[Connection, bytes, int], str],
+    content: bytes,
+    *,
+    uploads: int,
+    at_once: int,
+) -> Answers:
+    """Sends the same bytes under many names, over a few connections at once."""
     answers, lock = Answers(), threading.Lock()
     left = iter(range(uploads))
     failures: list[BaseException] = []
@@ -112,7 +156,7 @@ def upload_many(port: int, token: str, content: bytes, *, uploads: int, at_once:
                     if next(left, None) is None:
                         return
                 began = time.perf_counter()
-                id_ = connection.upload(content, len(content))
+                id_ = send(connection, content, len(content))
                 took = time.perf_counter() - began
                 with lock:
                     answers.each.append(took)
@@ -122,7 +166,7 @@ def upload_many(port: int, token: str, content: bytes, *, uploads: int, at_once:
         finally:
             connection.close()
 
-    connections = [Connection(port, token) for _ in range(at_once)]
+    connections = [connect() for _ in range(at_once)]
     threads = [threading.Thread(target=work, args=(one,)) for one in connections]
     began = time.perf_counter()
     for thread in threads:

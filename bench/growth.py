@@ -28,7 +28,6 @@ import _contenders
 import httpx
 import sqlalchemy as sa
 from _contenders import Contender, Places
-from _load import upload_many
 from ingest import AT_ONCE, SMALL_BYTES, SMALL_UPLOADS, _client, _content, _settle, _tell
 
 from earmark.database import Database, migrate
@@ -241,9 +240,7 @@ def _measure(kind: str, services: list[Contender], asked: argparse.Namespace) ->
         for one, service in zip(seen, services, strict=True):
             _settle()
             before = service.cpu_seconds()
-            answers = upload_many(
-                service.port, service.token, content, uploads=SMALL_UPLOADS, at_once=AT_ONCE
-            )
+            answers = service.upload_many(content, uploads=SMALL_UPLOADS, at_once=AT_ONCE)
             one.seconds.append(answers.seconds)
             one.cpu_seconds.append(service.cpu_seconds() - before)
             one.pages += _pages(service, PAGES // asked.rounds)

@@ -8,7 +8,7 @@ and client are pinned to processors of their own. What is processed later (the w
 
 Contenders: Earmark; `bench/naive.py`, the service of an afternoon brought to the same durability;
 the limits: `dd conv=fsync` of the same bytes, SHA-256 over them, the server's receive-and-discard,
-serial write and fsync of 100 KB.
+serial write and fsync of 100 KB; and, as context, servers of others (see `_peers.py`).
 """
 
 from __future__ import annotations
@@ -28,10 +28,12 @@ from typing import TYPE_CHECKING
 
 import _contenders
 from _contenders import Contender, Places
-from _load import Connection, upload_many
+from _peers import PEERS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from _load import Connection
 
 ROUNDS = 5
 GB, MB = 1_000_000_000, 1_000_000
@@ -108,10 +110,11 @@ def _large(folder: Path, places: Places, rounds: int, size: int, title: str) -> 
             _contenders.earmark(folder, places) as ours,
             _contenders.naive(folder, places) as theirs,
             _contenders.discard(folder, places) as nothing,
+            _peers(folder, places) as peers,
             _client(places),
         ):
             for _ in _counted(rounds, title):
-                for contender in (ours, theirs, nothing):
+                for contender in (ours, theirs, nothing, *peers):
                     _note(seen, contender.name, _upload_one(contender, source, size))
                 _note(seen, "dd", _dd(source, folder, places))
                 _note(seen, "hash", _hash(source, places))
@@ -158,15 +161,14 @@ def _many(folder: Path, places: Places, rounds: int, kind: _Kind) -> None:
         _contenders.earmark(folder, places) as ours,
         _contenders.naive(folder, places) as theirs,
         _contenders.discard(folder, places) as nothing,
+        _peers(folder, places) as peers,
         _client(places),
     ):
         for _ in _counted(rounds, title):
-            for contender in (ours, theirs, nothing):
+            for contender in (ours, theirs, nothing, *peers):
                 _settle()
                 before = contender.cpu_seconds()
-                answers = upload_many(
-                    contender.port, contender.token, content, uploads=uploads, at_once=at_once
-                )
+                answers = contender.upload_many(content, uploads=uploads, at_once=at_once)
                 figure = Figure(answers.seconds, contender.cpu_seconds() - before)
                 _note(seen, contender.name, figure)
                 contender.forget(answers.ids)
@@ -203,13 +205,7 @@ def two_processes(folder: Path, places: Places, asked: argparse.Namespace) -> No
         for _ in _counted(asked.rounds, "one and two web processes"):
             for name, contender in contenders.items():
                 _settle()
-                answers = upload_many(
-                    contender.port,
-                    contender.token,
-                    content,
-                    uploads=SMALL_UPLOADS,
-                    at_once=AT_ONCE,
-                )
+                answers = contender.upload_many(content, uploads=SMALL_UPLOADS, at_once=AT_ONCE)
                 _note(seen, name, Figure(answers.seconds))
                 slowest.setdefault(name, []).append(statistics.quantiles(answers.each, n=100)[98])
                 contender.forget(answers.ids)
@@ -249,7 +245,7 @@ def reading(folder: Path, places: Places, asked: argparse.Namespace) -> None:
 
 
 def _connected(contender: Contender) -> contextlib.closing[Connection]:
-    return contextlib.closing(Connection(contender.port, contender.token))
+    return contextlib.closing(contender.connect())
 
 
 def _upload_one(contender: Contender, source: Path, size: int) -> Figure:
@@ -259,10 +255,9 @@ def _upload_one(contender: Contender, source: Path, size: int) -> Figure:
         _connected(contender) as connection,
     ):
         before, began = contender.cpu_seconds(), time.perf_counter()
-        id_ = connection.upload(content, size)
+        id_ = contender.send(connection, content, size)
         figure = Figure(time.perf_counter() - began, contender.cpu_seconds() - before)
-    if contender.name != "receive and discard":
-        contender.forget([id_])
+    contender.forget([id_])
     return figure
 
 
@@ -329,6 +324,13 @@ def _client(places: Places) -> Iterator[None]:
         yield
     finally:
         os.sched_setaffinity(0, before)
+
+
+@contextlib.contextmanager
+def _peers(folder: Path, places: Places) -> Iterator[list[Contender]]:
+    with contextlib.ExitStack() as stack:
+        started = [stack.enter_context(peer(folder, places)) for peer in PEERS]
+        yield [one for one in started if one is not None]
 
 
 def _counted(rounds: int, title: str) -> Iterator[int]:

@@ -36,7 +36,7 @@ import _contenders
 import httpx
 import uvloop
 from _contenders import Contender, Places, free_port, status_bytes
-from _load import BOUNDARY, Connection
+from _load import BOUNDARY
 from ingest import GB, MB, _fitting, _recording
 
 if TYPE_CHECKING:
@@ -217,7 +217,7 @@ def _upload_large(contender: Contender, source: Path, size: int, at_once: int) -
     def upload(_number: int) -> str:
         with (
             source.open("rb") as content,
-            contextlib.closing(Connection(contender.port, contender.token)) as connection,
+            contextlib.closing(contender.connect()) as connection,
         ):
             return connection.upload(content, size)
 
