@@ -41,30 +41,37 @@ def requires(grant: Grant) -> Any:
     """
 
     async def principal(request: Request, _sent: _Documented) -> Principal:
-        access: Access = request.app.state.access
-        token = _token(request)
-        found = access.recall(token)
-        if found is None:
-            found = await run_in_threadpool(access.authenticate, token)
-        access.require(found, grant)
-        if access.rate_limit is not None:
-            rate = _Counted("client", access.rate_limit, access.recall_rate, access.charge)
-            await _charge(request, rate, found.client_id)
-        return found
+        return await _authenticated(request, grant)
 
     return Depends(principal)
+
+
+async def _authenticated(request: Request, grant: Grant) -> Principal:
+    access: Access = request.app.state.access
+    token = _token(request)
+    found = access.recall(token)
+    if found is None:
+        found = await run_in_threadpool(access.authenticate, token)
+    access.require(found, grant)
+    if access.rate_limit is not None:
+        rate = _Counted("client", access.rate_limit, access.recall_rate, access.charge)
+        await _charge(request, rate, found.client_id)
+    return found
 
 
 Ingester = Annotated[Principal, requires(Grant.INGEST)]
 """The parameter by which a route says which grant it needs, and learns who calls."""
 
 
-async def _uploader(request: Request, principal: Ingester) -> Principal:
-    """Lets an Ingester pass whose organization may begin one more upload now.
+async def _uploader(request: Request, _sent: _Documented) -> Principal:
+    """As an Ingester's, and lets pass whose organization may begin one more upload now.
+
+    It asks for the Principal itself, since each dependency of another costs every upload a little.
 
     Raises:
         UploadRateError: it may not.
     """
+    principal = await _authenticated(request, Grant.INGEST)
     access: Access = request.app.state.access
     key = principal.organization_id
     quota = access.quotas.recall(key)
