@@ -44,7 +44,7 @@ from earmark.chat import _unpack, rules, side, tars, zips
 from earmark.egress import BarredError
 from earmark.model import MAX_INDEXED_CHARACTERS
 from earmark.web.acxapi import wire
-from earmark.web.acxapi.upload import FORM_GRACE_BYTES
+from earmark.web.acxapi.upload import FORM_GRACE_BYTES, SHORT_FORM_BYTES
 from earmark.web.oauth import TOKEN_PATH
 from hostile.switching import Put
 from hostile.world import FORM, PROBLEM, STORE, TAKEN, FakeAnswer, World, told
@@ -122,6 +122,9 @@ def _send(attempt: Callable[[World, Any], str], one: Any, world: World) -> str:
 
 # Uploads
 
+LONG = forms.WAV + bytes(SHORT_FORM_BYTES)
+"""A file that is looked up before it came; shorter ones are when they are committed."""
+
 
 def _names() -> Iterator[Case]:
     def named(world: World, name: str) -> str:
@@ -148,7 +151,14 @@ def _names() -> Iterator[Case]:
         world.upload(sent)
         return world.upload(sent)
 
+    def taken_unread(world: World) -> str:
+        """The first is refused before its second megabyte."""
+        metadata = meta()
+        world.upload(form(metadata))
+        return world.upload(form(metadata, LONG))
+
     yield Case("names", "taken", "file_name_taken", taken)
+    yield Case("names", "taken, long", "file_name_taken", taken_unread)
     yield from _each(
         "names",
         "file_missing_or_extension_not_allowed",
@@ -201,6 +211,11 @@ def _metadata() -> Iterator[Case]:
     }
     for code, attempt in attempts.items():
         yield Case("metadata", code, code, attempt)
+
+    def nowhere_unread(world: World) -> str:
+        return world.upload(form(meta(HierarchyCode="Nowhere"), LONG))
+
+    yield Case("metadata", "hierarchy, long", "hierarchy_invalid", nowhere_unread)
     # The same reader takes corrections and listings, which have no form.
     corrections: list[Any] = [
         *(

@@ -141,7 +141,7 @@ class _Upload:
         self._file: wire.FilePart | None = None
         self._stage: Stage | None = None
         self._submission: Submission | None = None
-        self._judged = False
+        self._looked_up = False
 
     async def read(self, request: Request, boundary: str) -> None:
         """Reads the whole form; raises as soon as it cannot be accepted any more."""
@@ -201,7 +201,9 @@ class _Upload:
     async def _take(self, chunk: bytes) -> None:
         if self._now == "file" and self._stage is not None:
             await self._stage.append(chunk)
-            if self._judged and self._stage.fault is not None:
+            if self._submission is not None and self._stage.fault is not None:
+                if not self._looked_up:
+                    await self._look_up()
                 raise RefusedError([self._stage.fault])  # no need to read it to its end
         elif self._now in _TEXTS:
             self._partial += chunk[: _TEXTS[self._now] + 1 - len(self._partial)]
@@ -224,8 +226,11 @@ class _Upload:
             self._texts.get("metadata"), self._file, self.signed_url
         )
         if not self.signed_url and not self._is_short:  # or else the download, or `commit`, does
-            await self._intake.check(self._submission, self._stage)
-            self._judged = True
+            await self._look_up()
+
+    async def _look_up(self) -> None:
+        await self._intake.check(self.submission, self._stage)
+        self._looked_up = True
 
 
 _TEXTS = {"metadata": wire.MAX_METADATA_BYTES, "signedurl": MAX_URL_BYTES}
