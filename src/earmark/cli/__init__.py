@@ -7,24 +7,31 @@ from __future__ import annotations
 
 import json
 import sys
-from contextlib import closing, contextmanager
 from dataclasses import asdict
-from pathlib import Path
+from pathlib import Path  # noqa: TC003 - typer reads the annotations
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from earmark.errors import EarmarkError, Invalid, InvalidError, UnavailableError
+from earmark.cli import backup, storage
+from earmark.cli._common import (
+    AsJson,
+    ClientId,
+    Data,
+    instant,
+    opened,
+    sentence,
+    settings,
+    user,
+)
+from earmark.errors import EarmarkError, Invalid, InvalidError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-    from datetime import datetime
+    from collections.abc import Mapping
     from uuid import UUID
 
     from earmark.access import KeyFacts, NewClient
-    from earmark.app.parts import Parts
     from earmark.audit import AuditRow
-    from earmark.config import Settings
     from earmark.model import Client, Grant
 
 app = typer.Typer(
@@ -63,45 +70,19 @@ app.add_typer(models_app, name="models")
 app.add_typer(client_app, name="client")
 app.add_typer(keys_app, name="keys")
 app.add_typer(audit_app, name="audit")
-
-_OPTIONS = {
-    "organization": "--org",
-    "name": "--name",
-    "grants": "--grant",
-    "external_id": "--external-id",
-    "client_id": "client",
-    "publish_seconds": "--publish",
-    "head": "--head",
-    "error_code": "--code",
-    "since": "--since",
-    "stored_bytes": "--stored",
-    "uploads_at_once": "--uploads-at-once",
-    "uploads_per_minute": "--uploads-per-minute",
-}
-"""What the modules below call values → what they are called here."""
-
-Data = Annotated[
-    Path | None,
-    typer.Option(
-        help="Folder for everything kept on this machine. [EARMARK_DATA, or ./earmark-data]",
-        show_default=False,
-    ),
-]
-
-
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-ClientId = Annotated[str, typer.Argument(help="Its id; `earmark client list` names it.")]
+app.add_typer(storage.app)
+app.add_typer(backup.app)
 
 
 def main() -> None:
     """Runs a command; what is wrong is one sentence on standard error and exit status 1."""
     from earmark.telemetry import Origin, origin
 
-    before = origin.set(Origin(address=f"command of {_user()}"))
+    before = origin.set(Origin(address=f"command of {user()}"))
     try:
         app()
     except EarmarkError as error:
-        typer.echo(f"earmark: {_sentence(error)}", err=True)
+        typer.echo(f"earmark: {sentence(error)}", err=True)
         sys.exit(1)
     except Exception as error:  # noqa: BLE001 - the edge of this process
         from earmark.tracebacks import outline
@@ -112,52 +93,6 @@ def main() -> None:
         sys.exit(1)
     finally:
         origin.reset(before)
-
-
-def _sentence(error: EarmarkError) -> str:
-    if isinstance(error, InvalidError):
-        return " ".join(
-            f"{_OPTIONS.get(fault.field, fault.field)}: {fault.message}" for fault in error.faults
-        )
-    if isinstance(error, UnavailableError):
-        return _outage(error)
-    return str(error)
-
-
-def _outage(error: UnavailableError) -> str:
-    """What is away, why, and where to look; without the statement that found it out."""
-    cause = getattr(error.__cause__, "orig", None)  # the driver's own error
-    reason = " ".join(str(cause or "").split()).rstrip(".")
-    mend = "check EARMARK_DATABASE_URL and EARMARK_STORAGE_URL, and `earmark doctor`"
-    return f"{error}{f' ({reason})' if reason else ''}; {mend}."
-
-
-def _settings(data: Path | None) -> Settings:
-    from earmark import config, telemetry
-
-    settings = config.load(data=data)
-    telemetry.configure(log_format=settings.log_format, level=settings.log_level)
-    return settings
-
-
-def _user() -> str:
-    """Who runs this command, for the audit trail."""
-    import getpass
-    import os
-
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # a container's user has no name
-        return f"uid {os.getuid()}"
-
-
-@contextmanager
-def _parts(data: Path | None) -> Iterator[Parts]:
-    from earmark.app.parts import Parts
-
-    with closing(Parts(_settings(data))) as parts:
-        parts.prepare()
-        yield parts
 
 
 @app.command()
@@ -189,7 +124,7 @@ def serve(
         tls_key=tls_key,
         insecure_http=insecure_http,
     )
-    serve(_settings(data), listen)
+    serve(settings(data), listen)
 
 
 @app.command()
@@ -197,7 +132,7 @@ def worker(data: Data = None) -> None:
     """Process what was received, on this machine, until stopped."""
     from earmark.app.worker_process import work_alone
 
-    work_alone(_settings(data))
+    work_alone(settings(data))
 
 
 @database_app.command("upgrade")
@@ -217,7 +152,7 @@ def database_upgrade(
     """Bring the database to this version. PostgreSQL is upgraded by this command only."""
     from earmark.app.worker_process import upgrade
 
-    upgrade(_settings(data), owner_url=url, app_role=app_role)
+    upgrade(settings(data), owner_url=url, app_role=app_role)
     typer.echo("The database is of this version.")
 
 
@@ -240,7 +175,7 @@ def client_create(
 ) -> None:
     """Make an API client and print its secret, which is shown this once."""
     grants = _grants(grant)
-    with _parts(data) as parts:
+    with opened(data) as parts:
         made = parts.access.create_client(
             organization=org,
             create_organization=create_org,
@@ -286,7 +221,7 @@ def client_rotate(
     """Give a client a new secret, which is shown this once; the old one counts meanwhile."""
     if finish and keep is not None:
         raise InvalidError(Invalid("--finish", "Give --keep or --finish, not both."))
-    with _parts(data) as parts:
+    with opened(data) as parts:
         if finish:
             parts.access.finish_rotation(client_id)
             typer.echo("The old secret has ended.")
@@ -298,7 +233,7 @@ def client_rotate(
 @client_app.command("disable")
 def client_disable(client_id: ClientId, data: Data = None) -> None:
     """Shut a client out: within a second its tokens and secrets are refused everywhere."""
-    with _parts(data) as parts:
+    with opened(data) as parts:
         parts.access.disable_client(client_id)
     typer.echo(f"{client_id} is disabled.")
 
@@ -306,7 +241,7 @@ def client_disable(client_id: ClientId, data: Data = None) -> None:
 @client_app.command("enable")
 def client_enable(client_id: ClientId, data: Data = None) -> None:
     """Let a client in again by its secret; tokens from before stay refused."""
-    with _parts(data) as parts:
+    with opened(data) as parts:
         parts.access.enable_client(client_id)
     typer.echo(f"{client_id} is enabled.")
 
@@ -317,7 +252,7 @@ def client_list(
     data: Data = None,
 ) -> None:
     """List every API client with its organization and grants."""
-    with _parts(data) as parts:
+    with opened(data) as parts:
         clients = parts.access.clients()
     if as_json:
         typer.echo(json.dumps([_client_row(client) for client in clients]))
@@ -339,7 +274,7 @@ def _rotation(client: Client) -> str:
 @keys_app.command("list")
 def keys_list(as_json: AsJson = False, data: Data = None) -> None:
     """List the keys that sign or verify tokens: next, active, retired or ended."""
-    with _parts(data) as parts:
+    with opened(data) as parts:
         keys = parts.access.signing_keys()
     if as_json:
         typer.echo(json.dumps([_key_row(key) for key in keys]))
@@ -363,7 +298,7 @@ def keys_rotate(
     data: Data = None,
 ) -> None:
     """Make the next signing key. Nobody notices: old tokens count until they expire."""
-    with _parts(data) as parts:
+    with opened(data) as parts:
         key = parts.access.rotate_key(publish_seconds=publish)
     typer.echo(f"{key.id} signs from {key.signs_from:%Y-%m-%d %H:%M:%S} UTC.")
 
@@ -374,7 +309,7 @@ def keys_revoke(
     data: Data = None,
 ) -> None:
     """End a key that leaked, at once: its tokens are refused, and clients must get new ones."""
-    with _parts(data) as parts:
+    with opened(data) as parts:
         parts.access.revoke_key(key_id)
     typer.echo(f"{key_id} verifies nothing any more.")
 
@@ -395,8 +330,8 @@ def audit_list(
     data: Data = None,
 ) -> None:
     """List who did what to which thing, when, and from where; the oldest first."""
-    within = {"since": _instant("--since", since), "until": _instant("--until", until)}
-    with _parts(data) as parts:
+    within = {"since": instant("--since", since), "until": instant("--until", until)}
+    with opened(data) as parts:
         names = parts.audit.organization_names()
         found = [id_ for id_, name in names.items() if name == org]
         if org and not found:
@@ -418,7 +353,7 @@ def audit_verify(
     from earmark.audit import Anchor
 
     anchor = Anchor.parse(head) if head else None
-    with _parts(data) as parts:
+    with opened(data) as parts:
         report = parts.audit.verify(anchor)
     for fault in report.faults:
         typer.echo(f"fail  {fault}")
@@ -436,24 +371,12 @@ def audit_verify(
 @audit_app.command("head")
 def audit_head(data: Data = None) -> None:
     """Print the end of the chain, to be kept elsewhere for `earmark audit verify --head`."""
-    with _parts(data) as parts:
+    with opened(data) as parts:
         head = parts.audit.head()
     if head is None:
         typer.echo("Nothing is sealed yet; a worker seals within seconds.", err=True)
         raise typer.Exit(1)
     typer.echo(head)
-
-
-def _instant(option: str, text: str) -> datetime | None:
-    from datetime import UTC, datetime
-
-    if not text:
-        return None
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        raise InvalidError(Invalid(option, "Write a time like 2026-03-18T21:52:26.")) from None
-    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment
 
 
 def _audit_line(row: AuditRow, names: Mapping[UUID, str], *, as_json: bool) -> str:
@@ -482,7 +405,7 @@ def _audit_line(row: AuditRow, names: Mapping[UUID, str], *, as_json: bool) -> s
 @organization_app.command("list")
 def organization_list(data: Data = None) -> None:
     """List every organization with what is set for it."""
-    with _parts(data) as parts:
+    with opened(data) as parts:
         for organization in parts.access.organizations():
             typer.echo(f"{organization.name}  agent channel {organization.agent_channel}")
 
@@ -501,7 +424,7 @@ def organization_set(
     data: Data = None,
 ) -> None:
     """Set what holds for the recordings of an organization that are processed from now on."""
-    with _parts(data) as parts:
+    with opened(data) as parts:
         parts.access.set_agent_channel(org, agent_channel)
     typer.echo(f"The agent of {org} is on channel {agent_channel}.")
 
@@ -528,7 +451,7 @@ def organization_quota(
         "uploads_per_minute": uploads_per_minute,
     }
     changes = {name: _quota_value(name, value) for name, value in given.items() if value}
-    with _parts(data) as parts:
+    with opened(data) as parts:
         said = parts.access.set_quota(org, **changes)
         holds = parts.access.quotas.of(parts.access.organization_id(org))
     for name in given:
@@ -543,7 +466,7 @@ def organization_usage(
     data: Data = None,
 ) -> None:
     """Tell what organizations store and have on their way, and what they may."""
-    with _parts(data) as parts:
+    with opened(data) as parts:
         access = parts.access
         wanted = access.organization_id(org) if org else None
         rows = [
@@ -608,7 +531,7 @@ def retry(
     from earmark.model import StepStatus
 
     named = {StepStatus.FAILED: failed, StepStatus.SKIPPED: skipped}
-    with _parts(data) as parts:
+    with opened(data) as parts:
         done = retry(
             parts,
             org,
@@ -631,7 +554,7 @@ def models_install(
     """Fetch a model, check it, and have it used by all data folders of this user."""
     from earmark.speech.models import install
 
-    folder = install(_settings(data).models_folder, name, lambda told: typer.echo(told, err=True))
+    folder = install(settings(data).models_folder, name, lambda told: typer.echo(told, err=True))
     typer.echo(folder)
 
 
@@ -640,7 +563,7 @@ def models_list(data: Data = None) -> None:
     """List the models that are installed, and those that can be."""
     from earmark.speech.models import MODELS, installed
 
-    there = {path.name for path in installed(_settings(data).models_folder)}
+    there = {path.name for path in installed(settings(data).models_folder)}
     for name in sorted({*there, *MODELS}):
         about = MODELS[name].about if name in MODELS else "of your own"
         typer.echo(f"{name}  {'installed' if name in there else 'not installed'}  {about}")
@@ -649,7 +572,7 @@ def models_list(data: Data = None) -> None:
 @models_app.command("path")
 def models_path(data: Data = None) -> None:
     """Print the folder in which models are."""
-    typer.echo(_settings(data).models_folder)
+    typer.echo(settings(data).models_folder)
 
 
 def _key_row(key: KeyFacts) -> dict[str, object]:
