@@ -87,6 +87,7 @@ def test_the_folders_are_there_and_synced_before_the_first_upload(tmp_path, monk
         "a",
         "a/b",
         "a/b",
+        "a/b",
         "a/b/objects",
     ]
     assert len([*(tmp_path / "a" / "b" / "objects").iterdir()]) == 256
@@ -204,6 +205,10 @@ def test_a_storage_that_is_gone_is_unavailable_in_every_way(store, tmp_path):
         store.check,
         lambda: list(store.keys(older_than_seconds=0)),
         lambda: store.sweep_staging(older_than_seconds=0),
+        lambda: store.staged_alone(older_than_seconds=0),
+        lambda: list(store.quarantined()),
+        lambda: store.restore(KEY),
+        lambda: store.remove_quarantined(KEY),
     ):
         with pytest.raises(UnavailableError):
             ask()

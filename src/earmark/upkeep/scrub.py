@@ -241,7 +241,7 @@ def progress_in(folder: Path) -> Progress | None:
 
     A file that is damaged counts as none: the scrub begins anew, and nothing is lost but time.
     """
-    with contextlib.suppress(OSError, ValueError, TypeError):
+    with contextlib.suppress(OSError, ValueError, TypeError, KeyError, AttributeError):
         told: dict[str, Any] = json.loads((folder / STATE_NAME).read_text("utf-8"))
         findings = [Finding(**each) for each in told.pop("findings")]
         return Progress(**told, findings=findings)
