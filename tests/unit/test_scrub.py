@@ -265,7 +265,9 @@ def test_the_medium_is_read_and_memory_is_left_as_it_was(
     assert sum(length for _, length in advised) == len(content)  # and each part after it
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", "{}", "3", '{"findings": 3}', '{"findings": [], "a": 1}'])
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", "{}", "3", '{"findings": 3}', '{"findings": [], "a": 1}']
+)
 def test_a_note_that_cannot_be_read_begins_anew(content: str, tmp_path: Path) -> None:
     (tmp_path / module.STATE_NAME).write_text(content)
     assert progress_in(tmp_path) is None

@@ -152,8 +152,12 @@ def back_up(
                 _check_room(
                     destination.absolute().parent, manifest.media_bytes + manifest.database_bytes
                 )
-                with _written(part) as file, sealing(file, keys) as stream:
-                    made = _Archive(stream, tell, manifest)
+                with (
+                    _written(part) as file,
+                    sealing(file, keys) as stream,
+                    tarfile.open(mode="w|", fileobj=stream, bufsize=BLOCK_BYTES) as tar,
+                ):
+                    made = _Archive(tar, tell, manifest)
                     made.add(MANIFEST, _json(manifest))
                     made.add_file(DATABASE, snapshot)
                     for name, content in beside.items():
@@ -161,7 +165,6 @@ def back_up(
                             made.add(name, content)
                     ending = made.add_objects(copied, database, store)
                     made.add(ENDING, _json(ending))
-                    made.close()
             part.rename(destination)
             _sync_folder(destination.absolute().parent)
         except OSError as error:
@@ -181,15 +184,12 @@ def remove_leftovers(folder: Path) -> bool:
 class _Archive:
     """A tar file on its way."""
 
-    def __init__(self, stream: BinaryIO, tell: Tell, manifest: Manifest) -> None:
-        self._tar = tarfile.open(mode="w|", fileobj=stream, bufsize=BLOCK_BYTES)  # noqa: SIM115 - see close
+    def __init__(self, tar: tarfile.TarFile, tell: Tell, manifest: Manifest) -> None:
+        self._tar = tar
         self._tell = tell
         self._done = 0
         self._whole = manifest.media_bytes + manifest.database_bytes
         self._at = int(time.time())
-
-    def close(self) -> None:
-        self._tar.close()
 
     def add(self, name: str, content: bytes) -> None:
         self._add(name, len(content), io.BytesIO(content))
