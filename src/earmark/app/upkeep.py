@@ -63,7 +63,7 @@ def purge_all(parts: Parts, *, quick: bool, tell: Callable[[str], None]) -> Purg
         parts.database,
         operators_sweeper(parts),
         settings.data,
-        owner_url=settings.database_owner_url,
+        owner_url=settings.database_owner_url or settings.database_address,
         quick=quick,
         tell=tell,
     )

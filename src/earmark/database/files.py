@@ -26,6 +26,9 @@ ENGINE_NAME = "engine.sqlite3"
 LOCK_MILLISECONDS = 5_000
 """For which a table of PostgreSQL is waited for: others wait behind who waits."""
 
+SNAPSHOT_SECONDS = 60.0
+"""For which transactions that began earlier are waited for."""
+
 LOOK_SECONDS = 0.05
 
 PLAIN = frozenset({"audit", "audit_seal", "audit_head", "event", "worker", "rate", "reservation"})
@@ -116,13 +119,37 @@ def rewrite_tables(database: Database, tell: Callable[[str], None]) -> int:
                 )
             connection.exec_driver_sql(f"SET lock_timeout = {LOCK_MILLISECONDS}")
             connection.exec_driver_sql("ANALYZE")
-            for name in (*names, *STATISTICS):
-                tell(name)
-                connection.exec_driver_sql(f"VACUUM (FULL) {name}")
+            for some in (names, STATISTICS):
+                _outlive_snapshots(connection)
+                for name in some:
+                    tell(name)
+                    connection.exec_driver_sql(f"VACUUM (FULL) {name}")
     except sa.exc.DBAPIError as error:
         raise UnavailableError("a table could not be written anew; run this again") from error
     return len(names)
 
+
+def _outlive_snapshots(connection: sa.Connection) -> None:
+    """Waits for transactions that began before now: what they may still see would be kept."""
+    begun = connection.exec_driver_sql("SELECT pg_current_xact_id()::xid").scalar()
+    deadline = time.monotonic() + SNAPSHOT_SECONDS
+    while connection.execute(_OLDER, {"begun": begun}).scalar():
+        if time.monotonic() > deadline:
+            raise UnavailableError(
+                "a transaction of the database that began earlier still sees what was deleted; "
+                "wait for its end (pg_stat_activity names it) and run this again"
+            )
+        time.sleep(LOOK_SECONDS)
+
+
+_OLDER = sa.text("""
+    SELECT EXISTS (
+        SELECT FROM pg_stat_activity
+        WHERE (datname = current_database() OR backend_type = 'walsender')
+            AND pid <> pg_backend_pid()
+            AND age(backend_xmin) >= age(CAST(CAST(:begun AS text) AS xid))
+    )
+""")
 
 _OWNS = sa.text("""
     SELECT bool_and(pg_has_role(relowner, 'USAGE')) AND

@@ -93,9 +93,7 @@ def purge(
             tell(f"{each.name}, {_size(each):,} bytes")
             done.append(_rewritten(each, quick=quick))
     else:
-        with contextlib.closing(
-            Database(owner_url or database.engine.url.render_as_string(hide_password=False))
-        ) as owned:
+        with contextlib.closing(Database(owner_url)) as owned:
             tables = files.rewrite_tables(owned, lambda name: tell(f"table {name}"))
     with database.write(None) as scope:
         detail = {"objects": objects, "files": len(done), "tables": tables, "quick": quick}
