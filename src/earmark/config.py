@@ -25,7 +25,6 @@ _PLACE = re.compile(
 )
 
 _UNITS = {"": 1, "B": 1, "KIB": KIBIBYTE, "MIB": MEBIBYTE, "GIB": GIBIBYTE}
-_UNITS |= {"KB": 10**3, "MB": 10**6, "GB": 10**9}
 
 
 def _bytes(value: Any) -> Any:

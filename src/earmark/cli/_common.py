@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from contextlib import closing, contextmanager
@@ -127,6 +128,9 @@ def size(text: str, *, option: str) -> int:
 
     from earmark.config import Bytes
 
+    decimal = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) ?([KMG])B", text, re.IGNORECASE)
+    if decimal:
+        return int(float(decimal[1]) * 1000 ** (1 + "KMG".index(decimal[2].upper())))
     try:
         return int(TypeAdapter(Bytes).validate_python(text))
     except ValidationError:
