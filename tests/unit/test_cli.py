@@ -25,7 +25,7 @@ from earmark.app import serve as serving
 from earmark.app import worker_process
 from earmark.app.listen import Listen
 from earmark.app.parts import Parts
-from earmark.cli import _common
+from earmark.cli import _common, clients
 from earmark.config import Settings
 from earmark.database import Database, tables
 from earmark.errors import UnavailableError
@@ -578,7 +578,7 @@ def test_a_fault_of_ours_is_told_by_its_place_and_quotes_nothing(earmark, monkey
     def stumble(*_: object, **__: object) -> None:
         int("Ana")
 
-    monkeypatch.setattr(cli, "opened", stumble)
+    monkeypatch.setattr(clients, "opened", stumble)
     ended = earmark("client", "list")
     assert ended.status == 1
     assert ended.err.startswith("earmark: this is a fault of Earmark; please report it.\n")

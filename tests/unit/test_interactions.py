@@ -699,6 +699,33 @@ def test_objects_that_cannot_be_removed_are_left_to_the_sweeper(
     assert list(store.keys(older_than_seconds=-1)) == []
 
 
+def test_deleting_forgets_failed_downloads_of_the_same_name_alone(
+    everyone: Interactions,
+    principal: Principal,
+    books: Books,
+    other_books: Books,
+) -> None:
+    def download(books: Books, name: str, status: str) -> UUID:
+        id_ = new_id()
+        ended = None if status == "downloading" else NOON
+        row = {"id": id_, "client_id": "c", "file_name": name, "status": status, "attempts": 1}
+        with books.database.write(books.organization_id) as scope:
+            scope.insert(tables.download, {**row, "created_at": NOON, "finished_at": ended})
+        return id_
+
+    id_ = books.receive("Ana Example.wav")
+    download(books, "Ana Example.wav", "failed")
+    kept = {
+        download(books, "Ana Example.wav", "downloading"),
+        download(books, "other.wav", "failed"),
+        download(other_books, "Ana Example.wav", "failed"),
+    }
+    everyone.for_(principal).delete(id_)
+    with books.database.read(None) as scope:
+        left = {row.id for row in scope.rows(sa.select(tables.download.c.id))}
+    assert left == kept
+
+
 # Retrying
 
 

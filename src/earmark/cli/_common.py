@@ -49,7 +49,6 @@ Data = Annotated[
 
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-ClientId = Annotated[str, typer.Argument(help="Its id; `earmark client list` names it.")]
 
 
 def sentence(error: EarmarkError) -> str:
