@@ -430,6 +430,16 @@ def test_a_backup_of_which_one_bit_was_changed_is_refused(sealed: Path, keys: Ke
         whole[at] ^= 1
 
 
+def test_the_seal_is_checked_to_its_end_beyond_the_archive(sealed: Path, keys: Keys) -> None:
+    plain = pyrage.decrypt(sealed.read_bytes(), keys.identities)
+    whole = bytearray(pyrage.encrypt(plain + bytes(4_000_000), keys.recipients))
+    sealed.write_bytes(whole)
+    check(sealed, keys)
+    whole[-1] ^= 1
+    sealed.write_bytes(whole)
+    refused(sealed, keys, "The backup is damaged")
+
+
 def remade(
     sealed: Path, keys: Keys, change: Callable[[str, bytes], tuple[str, bytes] | None]
 ) -> None:

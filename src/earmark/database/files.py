@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import sqlite3
 import time
 from pathlib import Path
@@ -72,9 +71,11 @@ def rewrite(path: Path, *, patience_seconds: float = BUSY_SECONDS) -> None:
         UnavailableError: others did not let go of the file in this time, or the disk is full;
             nothing is lost.
     """
-    # Or the copy would be made in the system's folder for temporary files.
-    os.environ["SQLITE_TMPDIR"] = str(path.parent.absolute())
+    folder = str(path.parent.absolute()).replace("'", "''")
     with _opened(path, patience_seconds) as connection:
+        # Or the copy would be made in the system's folder for temporary files, and its bytes stay
+        # on that disk. The environment is too late: SQLite has read it.
+        connection.execute(f"PRAGMA temp_store_directory = '{folder}'")
         connection.execute("VACUUM")
     empty_log(path, patience_seconds=patience_seconds)
 
