@@ -121,7 +121,7 @@ def test_a_sweep_tells_first_and_does_then(
     Interactions(books.database, store).for_(principal).delete(deleted)
     for id_ in (lost, deleted):
         store.put(media_key(id_), b"content")
-    store.stage("half")
+    staged = store.stage("half")
     assert told(run("sweep", "--json"))["orphans"] == []  # too young
     later = time.time() + 100
     monkeypatch.setattr(time, "time", lambda: later)
@@ -152,6 +152,7 @@ def test_a_sweep_tells_first_and_does_then(
         "set_aside": 0, "deleted": 0, "expired": 1, "put_back": 0, "staged": 0,
     }  # fmt: skip
     assert list(store.quarantined()) == []
+    staged.discard()
     both = run("sweep", "--empty", "--remove")
     assert both.status == 1
     assert "Give one of --remove" in both.err
