@@ -41,11 +41,15 @@ EXCEPTIONS = {
     "pathspec": "MPL-2.0",
     "psycopg": "LGPL-3.0-only",
     "psycopg-binary": "LGPL-3.0-only",
+    "pyrage": "",
     "tqdm": "MPL-2.0 AND MIT",
 }
 """Packages under another licence, as it was when docs/decisions.md weighed it."""
 
-NOTES = {"av": "its wheel bundles FFmpeg with x264 and x265: take the wheel as GPL"}
+NOTES = {
+    "av": "its wheel bundles FFmpeg with x264 and x265: take the wheel as GPL",
+    "pyrage": "its metadata says nothing; the licence file in its wheel is MIT",
+}
 """Packages that hold more than their licence says; docs/decisions.md has a word on each."""
 
 SPDX = {

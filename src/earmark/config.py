@@ -318,7 +318,25 @@ class Settings(BaseSettings):
     orphan_grace_seconds: int = Field(
         default=3600,
         ge=60,
-        description="Seconds after which bytes that no interaction claims are removed.",
+        description="Seconds after which bytes that no interaction claims are moved to the "
+        "quarantine.",
+    )
+    quarantine_seconds: int = Field(
+        default=7 * 86_400,
+        ge=0,
+        description="Seconds after which what is in the quarantine is removed for good; until "
+        "then `earmark sweep --restore` puts it back.",
+    )
+    scrub_rate: Bytes = Field(
+        default=50 * MEBIBYTE,
+        gt=0,
+        description="How fast `earmark scrub` reads; bytes per second, or a number with KiB, MiB "
+        "or GiB.",
+    )
+    backup_key_file: str = Field(
+        default="",
+        description="File with the age recipients (`age1…`) for whom `earmark backup` seals, or "
+        "the identity (`AGE-SECRET-KEY-…`) with which `earmark restore` opens.",
     )
     decode_memory_bytes: Bytes = Field(
         default=1536 * MEBIBYTE,

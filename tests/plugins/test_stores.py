@@ -148,14 +148,85 @@ def test_keys_are_those_published_long_enough_ago(store):
 def test_sweeping_removes_what_was_left_in_the_middle_and_old_alone(store):
     left = store.stage(KEY)
     left.append([b"left alone"])
+    assert store.staged_alone(older_than_seconds=60) == 0
     assert store.sweep_staging(older_than_seconds=60) == 0
     time.sleep(1.1)
     young = store.stage(KEY)
+    assert store.staged_alone(older_than_seconds=1) == 1
     assert store.sweep_staging(older_than_seconds=1) == 1
+    assert store.staged_alone(older_than_seconds=1) == 0
     young.append([b"young"])
     young.publish()
     assert whole(store.read(KEY)) == b"young"
     left.discard()
+
+
+def test_what_is_read_again_is_all_of_it_and_stays_open(store):
+    content = bytes(range(256)) * 2500
+    store.put(KEY, content)
+    reading = store.reread(KEY)
+    store.delete(KEY)
+    chunks = list(reading)
+    assert b"".join(chunks) == content
+    assert all(0 < len(chunk) <= READ_CHUNK_BYTES for chunk in chunks)
+    with pytest.raises(NotFoundError):
+        store.reread(KEY)
+
+
+def test_an_object_that_is_moved_aside_is_read_by_nobody_and_can_be_put_back(store):
+    store.put(KEY, b"content")
+    store.put(f"{KEY}.waveform", b"other")
+    before = time.time()
+    store.quarantine(KEY)
+    assert everything(store) == {f"{KEY}.waveform"}
+    with pytest.raises(NotFoundError):
+        store.read(KEY)
+    (aside,) = store.quarantined()
+    assert (aside.key, aside.size_bytes) == (KEY, 7)
+    assert before - 1 <= aside.since <= time.time()
+    store.restore(KEY)
+    assert whole(store.read(KEY)) == b"content"
+    assert list(store.quarantined()) == []
+
+
+def test_what_was_moved_aside_last_is_put_back_first(store, monkeypatch):
+    began = time.time()
+    for number, content in enumerate((b"old", b"new")):
+        monkeypatch.setattr(time, "time", lambda at=began + 100 * number: at)
+        store.put(KEY, content)
+        store.quarantine(KEY)
+    store.restore(KEY)
+    assert whole(store.read(KEY)) == b"new"
+    (aside,) = store.quarantined()
+    assert aside.since == pytest.approx(began, abs=1)
+
+
+def test_removing_what_was_moved_aside_spares_what_stands(store):
+    store.put(KEY, b"old")
+    store.quarantine(KEY)
+    store.put(KEY, b"new")
+    store.put(f"{KEY}.waveform", b"other")
+    store.quarantine(f"{KEY}.waveform")
+    store.remove_quarantined(KEY)
+    store.remove_quarantined(KEY)
+    assert [one.key for one in store.quarantined()] == [f"{KEY}.waveform"]
+    assert whole(store.read(KEY)) == b"new"
+    with pytest.raises(NotFoundError):
+        store.restore(KEY)
+
+
+def test_moving_aside_what_is_not_there_is_no_error(store):
+    store.quarantine(KEY)
+    assert list(store.quarantined()) == []
+
+
+def test_what_stands_aside_is_there_when_the_store_is_opened_again(tmp_path, store, request):
+    store.put(KEY, b"kept")
+    store.quarantine(KEY)
+    again = open_store(URLS[request.node.callspec.params["store"]](tmp_path))
+    assert [one.key for one in again.quarantined()] == [KEY]
+    again.restore(KEY)
+    assert whole(again.read(KEY)) == b"kept"
 
 
 def test_a_store_opened_again_has_what_was_published(tmp_path, store, request):

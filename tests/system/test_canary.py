@@ -29,6 +29,7 @@ from serving import RECORDING, SECRET_KEY, Caller, Server, free_port, serving, u
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     import httpx
     from fastapi import FastAPI
@@ -497,6 +498,19 @@ COMMANDS: dict[str, tuple[tuple[str, ...], ...]] = {
     "audit list": ((), ("--json",), ("--org", "First"), ("--subject", "{id}")),
     "audit verify": ((), ("--head", "1:00")),
     "audit head": ((),),
+    "scrub": ((), ("--json", "--rate", "1GB"), ("--since", WORD)),
+    "sweep": ((), ("--json",), ("--remove",), ("--restore", WORD), ("--empty",)),
+    "purge": ((), ("--json",)),
+    "backup-key": (("{folder}/none/key",), ("{folder}/key",)),
+    "backup": (
+        ("{folder}/b.age",),
+        ("{folder}/b.age", "--key-file", "{folder}/key"),
+        ("{folder}/b.age", "--verify", "--key-file", "{folder}/key"),
+    ),
+    "restore": (
+        ("{folder}/b.age", "--check", "--json", "--key-file", "{folder}/key"),
+        ("{folder}/b.age", "--key-file", "{folder}/key"),
+    ),
 }
 """Each command with its arguments, of which none is personal."""
 
@@ -515,7 +529,10 @@ def listed(group: Any, before: tuple[str, ...] = ()) -> Iterator[str]:
 
 
 def test_commands_show_nothing_personal_and_no_secret(
-    scene: Scene, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    scene: Scene,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
 ) -> None:
     assert set(listed(typer.main.get_command(commands))) == COMMANDS.keys() | SERVING
     run = runner(monkeypatch, capsys, **scene.server.configured)
@@ -525,7 +542,8 @@ def test_commands_show_nothing_personal_and_no_secret(
     told = {"{client}": spare.client.id, "{id}": scene.ids["interaction_id"]}
     for name, calls in COMMANDS.items():
         for call in calls:
-            ended = run(*name.split(), *(told.get(word, word) for word in call))
+            words = [word.replace("{folder}", str(tmp_path)) for word in call]
+            ended = run(*name.split(), *(told.get(word, word) for word in words))
             shown = ended.err if WORD in call else ended.out + ended.err
             assert (
                 seen(
@@ -536,6 +554,7 @@ def test_commands_show_nothing_personal_and_no_secret(
                 == []
             )
             assert (name in SHOWS_A_SECRET) or "client_secret" not in ended.out
+            assert "AGE-SECRET-KEY" not in ended.out + ended.err
 
 
 @pytest.mark.parametrize(

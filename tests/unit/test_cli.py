@@ -25,6 +25,7 @@ from earmark.app import serve as serving
 from earmark.app import worker_process
 from earmark.app.listen import Listen
 from earmark.app.parts import Parts
+from earmark.cli import _common, clients
 from earmark.config import Settings
 from earmark.database import Database, tables
 from earmark.errors import UnavailableError
@@ -68,6 +69,12 @@ def test_the_commands_are_those_that_are_promised():
         "audit head",
         "audit list",
         "audit verify",
+        "backup",
+        "backup-key",
+        "purge",
+        "restore",
+        "scrub",
+        "sweep",
         "database",
         "database upgrade",
         "client",
@@ -298,7 +305,7 @@ def test_a_wrong_question_about_the_trail_is_told(earmark, words, sentence):
 
 def test_a_user_without_a_name_is_told_by_number(monkeypatch):
     monkeypatch.setattr(getpass, "getuser", lambda: {}["nobody"])
-    assert cli._user() == f"uid {os.getuid()}"
+    assert _common.user() == f"uid {os.getuid()}"
 
 
 def test_there_is_no_client_at_first(earmark):
@@ -571,7 +578,7 @@ def test_a_fault_of_ours_is_told_by_its_place_and_quotes_nothing(earmark, monkey
     def stumble(*_: object, **__: object) -> None:
         int("Ana")
 
-    monkeypatch.setattr(cli, "_parts", stumble)
+    monkeypatch.setattr(clients, "opened", stumble)
     ended = earmark("client", "list")
     assert ended.status == 1
     assert ended.err.startswith("earmark: this is a fault of Earmark; please report it.\n")

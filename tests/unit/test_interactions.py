@@ -1,4 +1,4 @@
-"""What was taken in is found, read, played, deleted, retried and swept, on both databases."""
+"""What was taken in is found, read, played, deleted and retried, on both databases."""
 
 from __future__ import annotations
 
@@ -49,6 +49,7 @@ from earmark.model import (
     now,
 )
 from earmark.storage.local import LocalStore
+from earmark.upkeep.sweep import Sweeper, Swept
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -58,7 +59,6 @@ if TYPE_CHECKING:
     from earmark.storage import Store
 
 DAY = timedelta(days=1)
-HOUR_SECONDS = 3600
 
 
 @pytest.fixture
@@ -695,9 +695,35 @@ def test_objects_that_cannot_be_removed_are_left_to_the_sweeper(
     broken = Interactions(database, _BrokenStore(tmp_path / "objects"))
     broken.for_(principal).delete(id_)
     assert set(store.keys(older_than_seconds=-1)) == {media_key(id_), waveform_key(id_)}
-    swept = Interactions(database, store).sweep(grace_seconds=-1)
-    assert swept == module.Swept(objects=2, staged=0)
+    assert Sweeper(database, store).sweep(grace_seconds=-1) == Swept(deleted=2)
     assert list(store.keys(older_than_seconds=-1)) == []
+
+
+def test_deleting_forgets_failed_downloads_of_the_same_name_alone(
+    everyone: Interactions,
+    principal: Principal,
+    books: Books,
+    other_books: Books,
+) -> None:
+    def download(books: Books, name: str, status: str) -> UUID:
+        id_ = new_id()
+        ended = None if status == "downloading" else NOON
+        row = {"id": id_, "client_id": "c", "file_name": name, "status": status, "attempts": 1}
+        with books.database.write(books.organization_id) as scope:
+            scope.insert(tables.download, {**row, "created_at": NOON, "finished_at": ended})
+        return id_
+
+    id_ = books.receive("Ana Example.wav")
+    download(books, "Ana Example.wav", "failed")
+    kept = {
+        download(books, "Ana Example.wav", "downloading"),
+        download(books, "other.wav", "failed"),
+        download(other_books, "Ana Example.wav", "failed"),
+    }
+    everyone.for_(principal).delete(id_)
+    with books.database.read(None) as scope:
+        left = {row.id for row in scope.rows(sa.select(tables.download.c.id))}
+    assert left == kept
 
 
 # Retrying
@@ -914,44 +940,3 @@ def test_of_two_retries_at_once_the_second_finds_the_first_under_way(
         with pytest.raises(ConflictError):
             second.result()
     assert mine.get(id_).round == 2
-
-
-# Sweeping
-
-
-def test_the_sweeper_removes_only_what_no_interaction_of_any_organization_owns(
-    everyone: Interactions, books: Books, other_books: Books, store: LocalStore
-) -> None:
-    kept = [books.receive(), other_books.receive()]
-    lost = [new_id(), new_id()]
-    for id_ in kept + lost:
-        put(store, id_)
-    store.put("check-00", b"")
-    store.put(lost[0].hex, b"")
-    assert everyone.sweep(grace_seconds=-1) == module.Swept(objects=4, staged=0)
-    left = {key for id_ in kept for key in (media_key(id_), waveform_key(id_))}
-    assert set(store.keys(older_than_seconds=-1)) == left | {"check-00", lost[0].hex}
-
-
-def test_the_sweeper_spares_what_is_younger_than_an_hour(
-    everyone: Interactions, store: LocalStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    put(store, new_id())
-    staged = store.stage(media_key(new_id()))
-    staged.append([b"half"])
-    assert everyone.sweep() == module.Swept(0, 0)
-    later = time.time() + HOUR_SECONDS + 5
-    monkeypatch.setattr(time, "time", lambda: later)
-    assert everyone.sweep() == module.Swept(objects=2, staged=1)
-    staged.discard()
-
-
-def test_the_sweeper_looks_at_all_objects_in_batches(
-    everyone: Interactions, books: Books, store: LocalStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "SWEEP_BATCH", 2)
-    kept = [books.receive() for _ in range(3)]
-    for id_ in [*kept, *(new_id() for _ in range(3))]:
-        store.put(media_key(id_), b"")
-    assert everyone.sweep(grace_seconds=-1).objects == 3
-    assert set(store.keys(older_than_seconds=-1)) == {media_key(id_) for id_ in kept}

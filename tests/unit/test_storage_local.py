@@ -87,6 +87,7 @@ def test_the_folders_are_there_and_synced_before_the_first_upload(tmp_path, monk
         "a",
         "a/b",
         "a/b",
+        "a/b",
         "a/b/objects",
     ]
     assert len([*(tmp_path / "a" / "b" / "objects").iterdir()]) == 256
@@ -204,6 +205,10 @@ def test_a_storage_that_is_gone_is_unavailable_in_every_way(store, tmp_path):
         store.check,
         lambda: list(store.keys(older_than_seconds=0)),
         lambda: store.sweep_staging(older_than_seconds=0),
+        lambda: store.staged_alone(older_than_seconds=0),
+        lambda: list(store.quarantined()),
+        lambda: store.restore(KEY),
+        lambda: store.remove_quarantined(KEY),
     ):
         with pytest.raises(UnavailableError):
             ask()
@@ -225,6 +230,7 @@ def test_a_storage_that_gives_back_other_bytes_is_found_out(store, monkeypatch):
 
 def test_dropping_a_reading_or_a_listing_closes_what_it_had_open(store):
     store.put(KEY, bytes(1_000_000))
+    gc.collect()  # what earlier tests dropped is none of it
     before = descriptors(os.getpid())
     with warnings.catch_warnings():
         warnings.simplefilter("error")

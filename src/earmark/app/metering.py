@@ -13,6 +13,7 @@ import threading
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import datetime
 from functools import cached_property, partial
 from http.server import BaseHTTPRequestHandler
 from importlib.metadata import version
@@ -29,10 +30,12 @@ from earmark.database.backlog import STATES, backlog
 from earmark.errors import SettingsError, UnavailableError
 from earmark.model import MediaType, now
 from earmark.telemetry import metrics
+from earmark.upkeep.scrub import progress_in
 
 if TYPE_CHECKING:
     import socket
     from collections.abc import Iterator, Sequence
+    from pathlib import Path
 
     from prometheus_client.metrics_core import Metric as Family
     from prometheus_client.registry import CollectorRegistry
@@ -136,6 +139,7 @@ class _Readings:
         yield metrics.DATA_FREE.of({(): shutil.disk_usage(settings.data).free})
         yield metrics.STORAGE_FREE.of(self._storage())
         yield metrics.DISK_RESERVE.of({(): settings.disk_reserve})
+        yield from _scrub(settings.data)
         yield from self._work.read()
         yield from _processes(self._files)
 
@@ -144,6 +148,17 @@ class _Readings:
             free = self._parts.store.free_bytes()
             return {} if free is None else {(): free}
         return {}
+
+
+def _scrub(folder: Path) -> Iterator[Family]:
+    """What the latest scrub found, and when one ended; nothing if none was begun here."""
+    progress = progress_in(folder)
+    if progress is None:
+        return
+    yield metrics.SCRUB_DAMAGED.of({(): progress.damaged})
+    if progress.last_ended_at:
+        ended = datetime.fromisoformat(progress.last_ended_at)
+        yield metrics.SCRUB_ENDED.of({(): ended.timestamp()})
 
 
 @dataclass(slots=True)

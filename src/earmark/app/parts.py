@@ -22,6 +22,7 @@ from earmark.intake.downloads import SEAL_PURPOSE
 from earmark.interactions import Interactions
 from earmark.model import Quota, now
 from earmark.storage import Store, open_store
+from earmark.upkeep.sweep import Sweeper
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -142,6 +143,11 @@ class Parts:
     def interactions(self) -> Interactions:
         """The way back."""
         return Interactions(self.database, self.store)
+
+    @cached_property
+    def sweeper(self) -> Sweeper:
+        """What looks after objects that nobody claims; the worker's."""
+        return Sweeper(self.database, self.store)
 
     @cached_property
     def directory(self) -> Directory:

@@ -119,7 +119,10 @@ def work_alone(settings: Settings) -> None:
 
 
 def _tidy(parts: Parts) -> None:
-    parts.interactions.sweep(grace_seconds=parts.settings.orphan_grace_seconds)
+    parts.sweeper.sweep(
+        grace_seconds=parts.settings.orphan_grace_seconds,
+        keep_seconds=parts.settings.quarantine_seconds,
+    )
     parts.access.tidy(key_age_seconds=parts.settings.key_rotation_days * DAY_SECONDS)
 
 

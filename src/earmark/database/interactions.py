@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import sqlalchemy as sa
 
 from earmark.database import search_index
-from earmark.database.tables import agent, hierarchy_closure, hierarchy_node, interaction, step
+from earmark.database.tables import (
+    agent,
+    download,
+    hierarchy_closure,
+    hierarchy_node,
+    interaction,
+    step,
+)
 from earmark.model import (
     AgentSent,
     AudioFacts,
@@ -110,6 +117,15 @@ def delete(scope: Scope, interaction_id: UUID) -> bool:
     if status_of(scope, interaction_id) is None:
         return False
     search_index.forget(scope, interaction_id)
+    named = sa.select(interaction.c.file_name).where(
+        interaction.c.organization_id == scope.organization_id, interaction.c.id == interaction_id
+    )
+    # Of earlier tries that failed its name would stay.
+    scope.run(
+        sa.delete(download).where(
+            download.c.file_name == named.scalar_subquery(), download.c.finished_at.is_not(None)
+        )
+    )
     return scope.run(sa.delete(interaction).where(interaction.c.id == interaction_id)) > 0
 
 

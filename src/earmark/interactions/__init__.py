@@ -1,4 +1,4 @@
-"""What was taken in: found, read, played, deleted, processed again, swept.
+"""What was taken in: found, read, played, deleted, processed again.
 
 Knows database and storage; neither how interactions came in nor what processes them.
 """
@@ -72,8 +72,8 @@ __all__ = [
     "OrganizationInteractions",
     "Page",
     "Retried",
-    "Swept",
     "media_key",
+    "owner_of",
     "sha512_key",
     "transcript_key",
     "waveform_key",
@@ -93,12 +93,6 @@ LOAD_BATCH = 50
 
 RETRY_BATCH = 50
 """Interactions put back in one transaction: on SQLite, uploads wait for it."""
-
-SWEEP_GRACE_SECONDS = 3600.0
-"""What is younger may belong to an upload whose row is about to be committed."""
-
-SWEEP_BATCH = 500
-"""Objects looked up at once: one query each, and no more keys in memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,14 +165,6 @@ class Media:
         return self._bound.media_sha512(self.interaction_id)
 
 
-@dataclass(frozen=True, slots=True)
-class Swept:
-    """How much a sweep removed."""
-
-    objects: int
-    staged: int
-
-
 class Interactions:
     """The interactions of every organization; `for_` binds it to one."""
 
@@ -196,31 +182,6 @@ class Interactions:
         """The interactions of an organization, for whoever runs the service."""
         principal = Principal(organization_id, "", frozenset(Grant))
         return OrganizationInteractions(self, principal, actor="operator")
-
-    def sweep(self, *, grace_seconds: float = SWEEP_GRACE_SECONDS) -> Swept:
-        """Removes what uploads and deletions left behind, of all organizations.
-
-        That is: objects whose interaction does not exist, and bytes that were staged and left
-        alone, both older than `grace_seconds`. Objects under keys that are no interaction's stay.
-
-        Raises:
-            UnavailableError: storage or database cannot serve; what was removed stays removed.
-        """
-        staged = self.store.sweep_staging(older_than_seconds=grace_seconds)
-        keys = self.store.keys(older_than_seconds=grace_seconds)
-        objects = 0
-        while batch := list(itertools.islice(keys, SWEEP_BATCH)):
-            orphans = self._orphans(batch)
-            for key in orphans:
-                self.store.delete(key)
-            objects += len(orphans)
-        return Swept(objects, staged)
-
-    def _orphans(self, keys: Iterable[str]) -> list[str]:
-        owners = {key: owner for key in keys if (owner := owner_of(key))}
-        with self.database.read(None) as scope:
-            alive = stored.existing(scope, set(owners.values()))
-        return [key for key, owner in owners.items() if owner not in alive]
 
 
 class OrganizationInteractions:

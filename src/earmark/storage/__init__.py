@@ -5,6 +5,7 @@ A backend is one file here and one line in `SCHEMES`.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Protocol
 from urllib.parse import urlsplit
@@ -20,6 +21,21 @@ if TYPE_CHECKING:
 
 READ_CHUNK_BYTES = 256 * 1024
 """What one step of `Store.read` hands over at most: large enough that the calls cost little."""
+
+
+@dataclass(frozen=True, slots=True)
+class Quarantined:
+    """An object that was moved aside.
+
+    Attributes:
+        key: under which it stood.
+        since: when it was moved, in seconds since 1970.
+        size_bytes: of it.
+    """
+
+    key: str
+    since: float
+    size_bytes: int
 
 
 class Staged(Protocol):
@@ -97,6 +113,15 @@ class Store(Protocol):
             UnavailableError: the storage cannot serve it, now or when a next chunk is asked.
         """
 
+    def reread(self, key: str) -> Reading:
+        """All bytes as `read` does, but as the medium has them, not as memory remembers them.
+
+        What it read does not push out of memory what others need.
+
+        Raises:
+            NotFoundError, UnavailableError: see read.
+        """
+
     def local_path(self, key: str) -> AbstractContextManager[Path]:
         """The object as a file on this machine, for as long as the block lasts; read only.
 
@@ -117,6 +142,42 @@ class Store(Protocol):
 
         Raises:
             UnavailableError: the storage cannot list them, when the first or a next one is asked.
+        """
+
+    def quarantine(self, key: str) -> None:
+        """Moves an object aside, durably, where nothing reads it; one that is not there stays so.
+
+        Raises:
+            UnavailableError: the storage cannot.
+        """
+
+    def quarantined(self) -> Iterator[Quarantined]:
+        """What stands aside, in no order.
+
+        Raises:
+            UnavailableError: the storage cannot list it, when the first or a next one is asked.
+        """
+
+    def restore(self, key: str) -> None:
+        """Moves an object back, durably: the one that was moved aside last, if several were.
+
+        Raises:
+            NotFoundError: none of this key stands aside.
+            UnavailableError: the storage cannot.
+        """
+
+    def remove_quarantined(self, key: str) -> None:
+        """Removes for good what stands aside under a key.
+
+        Raises:
+            UnavailableError: the storage cannot.
+        """
+
+    def staged_alone(self, *, older_than_seconds: float) -> int:
+        """How many `sweep_staging` would remove.
+
+        Raises:
+            UnavailableError: the storage cannot be listed.
         """
 
     def sweep_staging(self, *, older_than_seconds: float) -> int:

@@ -2,6 +2,7 @@
 
     <root>/staging/<key>.<random>     on its way in
     <root>/objects/<shard>/<key>      published
+    <root>/quarantine/<key>@<second>  moved aside, and when
 
 An object is synced before it gets its name, and its folder after; the order is the promise.
 """
@@ -22,7 +23,7 @@ from urllib.parse import unquote, urlsplit
 from typing_extensions import override
 
 from earmark.errors import NotFoundError, SettingsError, UnavailableError
-from earmark.storage import READ_CHUNK_BYTES, Reading, Staged, Store
+from earmark.storage import READ_CHUNK_BYTES, Quarantined, Reading, Staged, Store
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -61,7 +62,9 @@ class LocalStore(Store):
     def __init__(self, root: Path) -> None:
         self._objects = root / "objects"
         self._staging = root / "staging"
+        self._quarantine = root / "quarantine"
         _make_folder(self._staging)
+        _make_folder(self._quarantine)
         _make_folder(self._objects)
         # All at once and before the first upload, so that publishing never has to wonder whether
         # the entry of a shard that another process made is already durable.
@@ -93,6 +96,13 @@ class LocalStore(Store):
             descriptor = os.open(self._place(key), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         return _LocalReading(descriptor, start, stop)
 
+    @override
+    def reread(self, key: str) -> Reading:
+        """See Store.reread."""
+        with _unavailable("read a file", key):
+            descriptor = os.open(self._place(key), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        return _LocalRereading(descriptor)
+
     @contextlib.contextmanager
     @override
     def local_path(self, key: str) -> Iterator[Path]:
@@ -117,6 +127,52 @@ class LocalStore(Store):
             with _unavailable("be listed"):
                 names = list(_stale(shard, older_than_seconds))
             yield from names
+
+    @override
+    def quarantine(self, key: str) -> None:
+        """See Store.quarantine."""
+        place = self._place(key)
+        aside = self._quarantine / f"{key}@{int(time.time())}"
+        with _unavailable("move a file aside"), contextlib.suppress(FileNotFoundError):
+            place.rename(aside)
+            _sync_folder(self._quarantine)
+            _sync_folder(place.parent)
+
+    @override
+    def quarantined(self) -> Iterator[Quarantined]:
+        """See Store.quarantined."""
+        with _unavailable("be listed"):
+            names = [path.name for path in self._quarantine.iterdir()]
+        for name in names:
+            key, _, since = name.rpartition("@")
+            with _unavailable("be listed"), contextlib.suppress(FileNotFoundError):
+                facts = (self._quarantine / name).stat()
+                yield Quarantined(key, float(since), facts.st_size)
+
+    @override
+    def restore(self, key: str) -> None:
+        """See Store.restore."""
+        with _unavailable("move a file back"):
+            found = self._aside(key)
+            if not found:
+                raise NotFoundError(key)
+            place = self._place(key)
+            found[-1].rename(place)
+            _sync_folder(place.parent)
+            _sync_folder(self._quarantine)
+
+    @override
+    def remove_quarantined(self, key: str) -> None:
+        """See Store.remove_quarantined."""
+        with _unavailable("remove a file"):
+            for path in self._aside(key):
+                path.unlink(missing_ok=True)
+
+    @override
+    def staged_alone(self, *, older_than_seconds: float) -> int:
+        """See Store.staged_alone."""
+        with _unavailable("be listed"):
+            return sum(1 for _ in _stale(self._staging, older_than_seconds))
 
     @override
     def sweep_staging(self, *, older_than_seconds: float) -> int:
@@ -145,6 +201,11 @@ class LocalStore(Store):
             self.delete(key)
         if whole != b"check":
             raise UnavailableError("the storage gave back other bytes than it took")
+
+    def _aside(self, key: str) -> list[Path]:
+        """What stands aside under a key, the oldest first."""
+        found = [path for path in self._quarantine.iterdir() if path.name.startswith(f"{key}@")]
+        return sorted(found, key=lambda path: int(path.name.rpartition("@")[2]))
 
     def _place(self, key: str) -> Path:
         # The last digits of an id are random: they spread objects evenly over 256 folders.
@@ -267,6 +328,27 @@ class _LocalReading(Reading):
     def fileno(self) -> int | None:
         """See Reading."""
         return self._file.fileno()
+
+
+class _LocalRereading(_LocalReading):
+    """Of a file that is synced: memory keeps its pages neither before nor after."""
+
+    def __init__(self, descriptor: int) -> None:
+        _forget(descriptor)
+        super().__init__(descriptor, 0, None)
+
+    @override
+    def __next__(self) -> bytes:
+        """See Reading."""
+        start = self._start
+        chunk = super().__next__()
+        _forget(self._file.fileno(), start, len(chunk))
+        return chunk
+
+
+def _forget(descriptor: int, start: int = 0, length: int = 0) -> None:
+    if hasattr(os, "posix_fadvise"):  # not on macOS
+        os.posix_fadvise(descriptor, start, length, os.POSIX_FADV_DONTNEED)
 
 
 def _stale(folder: Path, older_than_seconds: float) -> Iterator[str]:

@@ -227,6 +227,11 @@ EVENTS = Counter("earmark_events_total", "Events that were written.", "kind")
 DATABASE_ERRORS = Counter(
     "earmark_database_errors_total", "Transactions that the database failed.", "error"
 )
+SWEPT = Counter(
+    "earmark_swept_objects_total",
+    "Objects that no interaction claimed, or did again, by what became of them.",
+    "outcome",
+)
 STARTS = Counter("earmark_process_starts_total", "Starts of processes.", "process")
 
 INTERACTIONS = Reading(
@@ -248,6 +253,14 @@ DATA_FREE = Reading(
 STORAGE_FREE = Reading("earmark_storage_free_bytes", "Bytes that are free where recordings live.")
 DISK_RESERVE = Reading(
     "earmark_disk_reserve_bytes", "Below as many free bytes of the storage uploads are refused."
+)
+SCRUB_DAMAGED = Reading(
+    "earmark_scrub_damaged_objects",
+    "Objects that the latest scrub with this data folder found damaged or missing so far.",
+)
+SCRUB_ENDED = Reading(
+    "earmark_scrub_ended_seconds",
+    "When a scrub with this data folder last came to its end, in seconds since 1970.",
 )
 BUILD = Reading("earmark_build_info", "Always 1; its labels tell what runs.", "version", "python")
 
