@@ -147,6 +147,30 @@ class Cluster:
         if not self._is_kept:
             shutil.rmtree(self._folder, ignore_errors=True)
 
+    def crash(self) -> None:
+        """Ends the server at once, as a power switch does; its folder stays."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGQUIT)
+        self._process.wait(STOP_SECONDS)
+
+    def restart(self) -> None:
+        """Starts it once more, on the same port, unless it runs."""
+        assert self._process is not None
+        if self._process.poll() is None:
+            return
+        with (self._folder / "log").open("ab") as log:
+            self._process = subprocess.Popen(
+                self._process.args,
+                cwd=self._folder,
+                stdout=log,
+                stderr=log,
+                preexec_fn=_end_with_parent,  # noqa: PLW1509 - no other thread runs yet
+                start_new_session=True,
+                user=self._user,
+            )
+        if not self._ready(int(sa.make_url(self.urls[0]).port or 0)):
+            raise PostgresError((self._folder / "log").read_text())
+
     def _start(self) -> tuple[str, str, str]:
         # ICU, as installations have it: their order of text is not that of its bytes.
         locale = ["--locale-provider=icu", "--icu-locale=en-US", "--locale=C", "-E", "UTF8"]

@@ -22,6 +22,7 @@ from dbos import DBOS, DBOSConfig, DBOSPortableJSONSerializer, SetWorkflowID, er
 from sqlalchemy import event
 
 from earmark.errors import SettingsError, UnavailableError
+from earmark.pooled import drop_spoilt
 from earmark.telemetry import Rarely
 
 if TYPE_CHECKING:
@@ -271,13 +272,16 @@ def _url(database_url: str) -> sa.URL:
 
 def _database(url: sa.URL, connections: int) -> sa.Engine:
     if url.get_backend_name() != "sqlite":
-        return sa.create_engine(
+        engine = sa.create_engine(
             url.set(drivername="postgresql+psycopg"),
             pool_size=connections,
             pool_pre_ping=True,
             connect_args={"connect_timeout": 5, "application_name": "earmark-engine"},
         )
+        drop_spoilt(engine)
+        return engine
     engine = sa.create_engine(url, pool_size=connections, connect_args={"timeout": BUSY_SECONDS})
+    drop_spoilt(engine, Path(str(url.database)))
 
     @event.listens_for(engine, "connect")
     def _connect(connection: Any, _record: Any) -> None:

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import io
 import json
+import socket
 import tempfile
 import threading
+import time
 import wave
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -381,6 +383,21 @@ def test_an_answer_that_is_none_is_told(tmp_path: Path, body: bytes) -> None:
 def test_an_answer_without_end_is_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(remote_engine, "MOST_BYTES", 1000)
     assert "more than 1000 bytes" in failure(tmp_path, 200, b" " * 2000).cause.message
+
+
+def test_a_server_that_never_answers_is_given_up_after_a_time_by_the_length_of_the_sound(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remote_engine, "ANSWER_SECONDS", 0.1)
+    monkeypatch.setattr(remote_engine, "ANSWER_FACTOR", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # the kernel accepts; nobody answers
+        engine = remote(tmp_path, f"http://127.0.0.1:{silent.getsockname()[1]}/v1")
+        for sound_seconds, least in ((0.1, 0.1), (3, 0.6)):
+            began = time.monotonic()
+            with pytest.raises(SpeechFailedError) as caught:
+                engine.detect(tone(sound_seconds))
+            assert time.monotonic() - began >= least
+            assert caught.value.cause.code == "speech_unreachable"
 
 
 def test_a_server_that_is_not_there_is_told(tmp_path: Path) -> None:

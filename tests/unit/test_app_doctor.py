@@ -64,6 +64,7 @@ def snapshot(folder: Path) -> set[Any]:
 def test_a_server_that_was_set_up_is_well(data):
     found = states(data)
     assert found.pop("decoder") in {"ok", "warn"}
+    assert found.pop("open files") in {"ok", "warn"}
     assert found == {
         "settings": "ok",
         "database": "ok",
@@ -72,6 +73,7 @@ def test_a_server_that_was_set_up_is_well(data):
         "worker": "warn",
         "address": "warn",
         "speech": "warn",
+        "metrics": "ok",
     }
 
 
@@ -238,3 +240,27 @@ def test_a_sandbox_with_less_than_all_of_it_is_told(data, monkeypatch, complete,
     monkeypatch.setattr(sandbox, "available", lambda: isolation)
     monkeypatch.setattr(sandbox, "description", lambda: "words")
     assert findings(data)["decoder"].state == state
+
+
+@pytest.mark.parametrize(("files", "state"), [(1_000_000, "ok"), (1024, "warn")])
+def test_open_files_are_held_against_the_connections_wanted(data, monkeypatch, files, state):
+    limits = (1024, files)
+    monkeypatch.setattr("earmark.app.acceptor.resource.getrlimit", lambda _what: limits)
+    found = findings(data)["open files"]
+    assert found.state == state
+    assert ("LimitNOFILE" in found.mend) is (state == "warn")
+
+
+@pytest.mark.parametrize(
+    ("place", "state", "words"),
+    [
+        ("", "ok", "not kept"),
+        ("9464", "ok", "http://127.0.0.1:9464/metrics"),
+        ("10.0.0.5:9464", "warn", "http://10.0.0.5:9464/metrics"),
+        ("[::1]:9464", "ok", "http://[::1]:9464/metrics"),
+    ],
+)
+def test_the_address_of_metrics_is_told(data, monkeypatch, place, state, words):
+    monkeypatch.setenv("EARMARK_METRICS_LISTEN", place)
+    found = findings(data)["metrics"]
+    assert (found.state, words in found.words) == (state, True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import signal
 import threading
 import time
@@ -20,7 +21,13 @@ from earmark.jobs import State, UnfinishedError
 from earmark.model import AudioFacts, Cause, MediaType, Status, StepStatus, Warn, now
 from earmark.pipeline import Done, TransientError
 from earmark.pipeline.dispatcher import Dispatcher, Watchdog
-from earmark.pipeline.run import DECODER_KILLED, INTERNAL, UNAVAILABLE, Pipeline
+from earmark.pipeline.run import (
+    DECODER_KILLED,
+    INTERNAL,
+    SHORT_OF_RESOURCES,
+    UNAVAILABLE,
+    Pipeline,
+)
 from earmark.sandbox import CrashedError
 from processing import NOT_NOW, Scripted, delete, events, load, process, receive, retry, wait_until
 
@@ -181,6 +188,9 @@ def test_what_passes_by_itself_is_tried_again(database: Database, organization: 
         (RuntimeError("/secret/path"), INTERNAL, 3),
         (CrashedError(signal.SIGKILL, ""), DECODER_KILLED, 3),
         (UnavailableError("no"), UNAVAILABLE, 10),
+        (OSError(errno.EMFILE, "no"), SHORT_OF_RESOURCES, 10),
+        (OSError(errno.ENOENT, "no"), INTERNAL, 3),
+        (MemoryError(), SHORT_OF_RESOURCES, 10),
         (TransientError(Cause("far_away", "It is.")), Cause("far_away", "It is."), 10),
     ],
 )

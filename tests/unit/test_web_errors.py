@@ -114,6 +114,8 @@ def app() -> FastAPI:
             "down": errors.UnavailableError("the database is down"),
             "teapot": HTTPException(418, "Short and stout.", {"X-Pot": "1"}),
             "bug": ZeroDivisionError(),
+            "memory": MemoryError(),
+            "thread": RuntimeError("can't start new thread"),
         }[kind]
 
     routes = [route for route in made.routes if isinstance(route, Route)]
@@ -335,3 +337,10 @@ def test_what_is_no_http_is_passed_on() -> None:
 
     asyncio.run(RequestContext(app, PACE)({"type": "lifespan"}, None, None))  # type: ignore[arg-type]
     assert seen == ["lifespan"]
+
+
+@pytest.mark.parametrize("short_of", ["memory", "thread"])
+def test_what_the_machine_is_short_of_is_no_fault_of_ours(short_of: str) -> None:
+    status, headers, body = get(f"/fail/{short_of}")
+    assert (status, headers["retry-after"]) == (503, "5")
+    assert b"Retry in 5 s." in body

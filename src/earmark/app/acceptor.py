@@ -11,6 +11,7 @@ import contextlib
 import ipaddress
 import resource
 import socket
+import sys
 from collections import Counter, deque
 from dataclasses import dataclass
 from functools import partial
@@ -37,6 +38,8 @@ MAX_LINGERING = 128
 
 OWN_FILES = 128
 """Descriptors that a process needs beside its connections: databases, logs, libraries."""
+
+MORE_FILES = "Raise the limit (ulimit -n, LimitNOFILE) or lower EARMARK_MAX_CONNECTIONS."
 
 _BUSY = refusal(HTTPStatus.SERVICE_UNAVAILABLE, "Retry-After: 5")
 
@@ -71,21 +74,32 @@ def room_for(connections: int) -> int:
     The limit of open files is raised as far as that may be done. A third of them is left for the
     files that uploads and downloads have open beside their connections.
     """
-    _, files = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if files == resource.RLIM_INFINITY:
+    files = most_files()
+    if files == sys.maxsize:
         return connections
     with contextlib.suppress(ValueError, OSError):  # macOS allows less than it says
         resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
-    room = max(1, (files - OWN_FILES) * 2 // 3)
+    room = room_within(files)
     if room < connections:
         log.warning(
             "few open files are allowed",
             files=files,
             connections=room,
             wanted=connections,
-            mend="Raise the limit (ulimit -n, LimitNOFILE) or lower EARMARK_MAX_CONNECTIONS.",
+            mend=MORE_FILES,
         )
     return min(connections, room)
+
+
+def most_files() -> int:
+    """How many files this process may have open, if it raises its limit."""
+    _, files = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return sys.maxsize if files == resource.RLIM_INFINITY else files
+
+
+def room_within(files: int) -> int:
+    """How many connections there is room for with so many open files."""
+    return max(1, (files - OWN_FILES) * 2 // 3)
 
 
 class Acceptor:

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from earmark import config, sandbox, speech
+from earmark.app import acceptor
+from earmark.app.listen import is_loopback
 from earmark.app.parts import Parts, check_rights, speech_options
 from earmark.app.secret import FILE_NAME
 from earmark.database import migrate, roles, workers
@@ -52,6 +54,8 @@ def examine(data: Path | None) -> Iterator[Finding]:
     yield _sandbox()
     yield _speech(settings)
     yield _address(settings)
+    yield _open_files(settings)
+    yield _metrics(settings)
 
 
 def _speech(settings: Settings) -> Finding:
@@ -173,3 +177,23 @@ def _address(settings: Settings) -> Finding:
         return Finding("ok", "address", settings.public_url)
     mend = "Set EARMARK_PUBLIC_URL to the address that clients use."
     return Finding("warn", "address", "the one that `serve` listens on", mend)
+
+
+def _open_files(settings: Settings) -> Finding:
+    wanted, room = settings.max_connections, acceptor.room_within(acceptor.most_files())
+    words = f"room for {min(wanted, room):,} of {wanted:,} connections in each web process"
+    if room >= wanted:
+        return Finding("ok", "open files", words)
+    return Finding("warn", "open files", words, acceptor.MORE_FILES)
+
+
+def _metrics(settings: Settings) -> Finding:
+    place = settings.metrics_address
+    if place is None:
+        return Finding("ok", "metrics", "not kept; EARMARK_METRICS_LISTEN would have them told")
+    host, port = place
+    words = f"told at http://{f'[{host}]' if ':' in host else host}:{port}/metrics"
+    if is_loopback(host):
+        return Finding("ok", "metrics", words)
+    mend = "Let Prometheus alone reach this address: it asks for no password."
+    return Finding("warn", "metrics", words, mend)

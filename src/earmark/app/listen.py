@@ -57,7 +57,7 @@ def check_listen(settings: Settings, listen: Listen) -> None:
     if listen.tls_cert and listen.tls_key:
         _check_pair(listen.tls_cert, listen.tls_key)
     safe = listen.tls_cert or settings.trusted_proxies or listen.insecure_http
-    if not safe and not _is_loopback(listen.host):
+    if not safe and not is_loopback(listen.host):
         raise SettingsError(
             f"Listening on {listen.host} without TLS would show tokens and recordings to the "
             "network. Give --tls-cert and --tls-key, or set EARMARK_TRUSTED_PROXIES to the proxy "
@@ -76,7 +76,8 @@ def _check_pair(certificate: Path, key: Path) -> None:
         ) from None
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether a host is this machine alone."""
     if host == "localhost":
         return True
     try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -26,7 +26,7 @@ from earmark.upkeep.sweep import Sweeper
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from concurrent.futures import Future
+    from concurrent.futures import Executor, Future
 
     from earmark.config import Settings
 
@@ -108,13 +108,12 @@ class Parts:
             reserve_bytes=self.settings.disk_reserve,
             buffer_bytes=self.settings.upload_buffer_bytes,
         )
-        pool = ThreadPoolExecutor(INTAKE_THREADS, thread_name_prefix="intake")
         return Intake(
             self.database,
             self.store,
             limits=limits,
-            pool=pool,
-            writers=ThreadPoolExecutor(WRITING_THREADS, thread_name_prefix="writing"),
+            pool=_begun_pool(INTAKE_THREADS, "intake"),
+            writers=_begun_pool(WRITING_THREADS, "writing"),
             quota=self.access.quotas.of,
             known_quota=self.access.quotas.recall,
             downloading=self._downloading,
@@ -276,6 +275,18 @@ def _rate(name: str, text: str) -> Rate:
         return parse_rate(text)
     except ValueError as error:
         raise SettingsError(f"EARMARK_{name}: {error}") from None
+
+
+def _begun_pool(threads: int, name: str) -> Executor:
+    """Threads that have all begun: later there may be no memory for one.
+
+    What was handed to a pool that then cannot begin a thread is done all the same, some time, by
+    another, when its caller was told long since that it was not.
+    """
+    pool = ThreadPoolExecutor(threads, thread_name_prefix=name)
+    begun = threading.Barrier(threads)
+    wait([pool.submit(begun.wait) for _ in range(threads)])
+    return pool
 
 
 class Readiness:

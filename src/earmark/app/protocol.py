@@ -6,6 +6,7 @@ ended by the kernel, see `Acceptor`.
 
 from __future__ import annotations
 
+import sys
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, cast
 
@@ -197,6 +198,10 @@ class Protocol(HttpToolsProtocol):
     @override
     def send_400_response(self, msg: str) -> None:
         """What uvicorn does when the parser does not go on."""
+        broken = sys.exception()
+        if broken is not None and isinstance(broken.__context__, MemoryError):
+            self.transport.close()  # the request is not at fault: who hears nothing tries again
+            return
         too_large = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
         self._refuse(too_large if self._head_too_large else HTTPStatus.BAD_REQUEST)
 

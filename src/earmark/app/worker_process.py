@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import threading
 from contextlib import closing
+from functools import partial
 from typing import TYPE_CHECKING
 
 from earmark import jobs, pipeline, speech
 from earmark.app.metering import Metering
 from earmark.app.parts import Parts, make_data_folder, speech_options
+from earmark.app.steadiness import Steadiness
 from earmark.app.worker import Pace, run_worker
 from earmark.database import Database, migrate, roles
 from earmark.errors import SettingsError
@@ -104,7 +106,7 @@ def work(settings: Settings) -> None:
         ),
         concurrency=settings.worker_concurrency,
         index=Indexer(parts.database, parts.store).work,
-        sweep=lambda: _tidy(parts),
+        sweep=partial(_tidy, parts, Steadiness()),
         seal=parts.audit.seal,
         pace=Pace(grace_seconds=settings.shutdown_grace_seconds),
     )
@@ -118,11 +120,11 @@ def work_alone(settings: Settings) -> None:
         work(settings)
 
 
-def _tidy(parts: Parts) -> None:
-    parts.sweeper.sweep(
-        grace_seconds=parts.settings.orphan_grace_seconds,
-        keep_seconds=parts.settings.quarantine_seconds,
-    )
+def _tidy(parts: Parts, steadiness: Steadiness) -> None:
+    grace = parts.settings.orphan_grace_seconds
+    if steadiness.seconds() >= grace:  # else what looks as old may have been written just now
+        keep = parts.settings.quarantine_seconds
+        parts.sweeper.sweep(grace_seconds=grace, keep_seconds=keep)
     parts.access.tidy(key_age_seconds=parts.settings.key_rotation_days * DAY_SECONDS)
 
 

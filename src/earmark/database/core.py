@@ -21,13 +21,14 @@ from sqlalchemy.sql.selectable import Join
 
 from earmark.database.tables import rate, reservation
 from earmark.errors import SettingsError, UnavailableError
+from earmark.pooled import drop_spoilt, is_read_only
 from earmark.telemetry import metrics
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
 BUSY_SECONDS = 15
-"""How long a SQLite transaction waits for another process's before the caller is told to retry."""
+"""How long a transaction waits for another process's lock before the caller is told to retry."""
 
 FORMS_REMEMBERED = 1000
 """Forms of statements of which we remember the tables: more than there are in the code."""
@@ -439,6 +440,8 @@ class _Piece(Generic[T]):
         execute = scope.connection.exec_driver_sql
         execute("SAVEPOINT piece")
         if not self.run(scope):
+            if scope.connection.invalidated and self._failure is not None:
+                raise self._failure  # with its connection everything is undone
             execute("ROLLBACK TO piece")
         execute("RELEASE piece")
 
@@ -486,6 +489,8 @@ def _unavailable_if_down() -> Iterator[None]:
         metrics.DATABASE_ERRORS.add(type(error).__name__)
         if type(error) is sa.exc.DatabaseError:  # SQLite's word for a damaged file
             raise UnavailableError("the database is damaged") from error
+        if is_read_only(error.orig):
+            raise UnavailableError("the database takes no writes now") from error
         raise
 
 
@@ -508,10 +513,12 @@ def _engines(url: str, synced: bool) -> tuple[sa.Engine, sa.Engine]:
             connect_args={
                 "connect_timeout": 5,
                 "application_name": "earmark",
-                # Instants at either end of the calendar fit no other zone's years.
-                "options": "-c timezone=UTC",
+                # Instants at either end of the calendar fit no other zone's years. And whoever
+                # waits for another's lock is told to retry, or all threads would wait for it.
+                "options": f"-c timezone=UTC -c lock_timeout={BUSY_SECONDS}s",
             },
         )
+        drop_spoilt(engine)
         return engine, engine
     raise SettingsError(
         "EARMARK_DATABASE_URL must be sqlite:///path or postgresql://user@host/name; "
@@ -533,6 +540,7 @@ def _sqlite(path: Path, begin: str, synced: bool) -> sa.Engine:
         hide_parameters=True,  # or an error would tell the values of the row
         connect_args={"timeout": BUSY_SECONDS, "check_same_thread": False},
     )
+    drop_spoilt(engine, path)
 
     @event.listens_for(engine, "connect")
     def _connect(connection: Any, _record: Any) -> None:

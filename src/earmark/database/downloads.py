@@ -8,6 +8,7 @@ both go when it ends.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
@@ -27,6 +28,9 @@ INTERRUPTED = Cause(
     Why.SIGNED_URL_INTERRUPTED.value,
     "The service stopped in the middle of the download. Send the upload again.",
 )
+
+LONGEST_HOLD = timedelta(minutes=10)
+"""No hold is ever so long, nor any wait between attempts: both are less than a minute."""
 
 _UNFINISHED = download.c.status == DownloadStatus.DOWNLOADING.value
 _ERASED: dict[str, Any] = {
@@ -146,7 +150,7 @@ def claim(
         at: now.
         without: organizations of which none is taken.
     """
-    free = sa.or_(download.c.held_until.is_(None), download.c.held_until <= at)
+    free = sa.or_(download.c.held_until.is_(None), _is_over(at))
     waiting = sa.and_(_UNFINISHED, download.c.sealed_address.is_not(None), free)
     wanted = sa.select(download).where(waiting, download.c.organization_id.not_in(without))
     row = scope.row(wanted.order_by(download.c.id).limit(1))
@@ -200,10 +204,16 @@ def fail(scope: Scope, id_: UUID, holder: UUID, cause: Cause, *, at: datetime) -
 
 def fail_abandoned(scope: Scope, *, at: datetime, file_name: str | None = None) -> None:
     """Ends what was not promised and whose process is gone; of one name, or all."""
-    gone = _all().where(download.c.sealed_address.is_(None), download.c.held_until <= at)
+    gone = _all().where(download.c.sealed_address.is_(None), _is_over(at))
     if file_name is not None:
         gone = gone.where(download.c.file_name == file_name)
     scope.run(_failed(gone, INTERRUPTED, at))
+
+
+def _is_over(at: datetime) -> sa.ColumnElement[bool]:
+    """Whether a hold has ended; one that lasts too long is of a clock that was set back since."""
+    ends = download.c.held_until
+    return sa.or_(ends <= at, ends > at + LONGEST_HOLD)
 
 
 def leave(scope: Scope, holder: UUID, *, at: datetime) -> None:

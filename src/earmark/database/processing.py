@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
@@ -463,6 +464,9 @@ def _with_added(kept: Sequence[Any], added: Iterable[Warn]) -> list[Any]:
     return [*kept, *(asdict(warning) for warning in added if warning.code not in known)]
 
 
+FURTHEST_DUE = timedelta(hours=1)
+"""Nothing is put off for longer: a quarter of an hour is the longest wait between attempts."""
+
 _UNFINISHED = (Status.RECEIVED, Status.PROCESSING)
 
 _OPEN = (StepStatus.RUNNING, StepStatus.WAITING)
@@ -489,6 +493,20 @@ def _job(row: sa.Row[Any]) -> Job:
 def _at(status: Status) -> sa.ColumnElement[bool]:
     """Written out, not bound: a plan that serves any status uses no index of one."""
     return interaction.c.status == sa.literal(status.value, literal_execute=True)
+
+
+def any_put_off_too_far(scope: Scope) -> bool:
+    """Whether a clock that has since been set back put something off."""
+    return scope.row(sa.select(interaction.c.id).where(*_put_off_too_far()).limit(1)) is not None
+
+
+def hasten(scope: Scope) -> None:
+    """Makes due what was put off too far."""
+    scope.run(sa.update(interaction).where(*_put_off_too_far()).values(due_at=now()))
+
+
+def _put_off_too_far() -> tuple[sa.ColumnElement[bool], ...]:
+    return (_at(Status.RECEIVED), interaction.c.due_at > now() + FURTHEST_DUE)
 
 
 def _due() -> tuple[sa.ColumnElement[bool], ...]:

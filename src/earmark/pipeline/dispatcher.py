@@ -94,6 +94,11 @@ class Watchdog:
         """
         with self._database.read(None) as scope:
             jobs = processing.in_processing(scope)
+            put_off = processing.any_put_off_too_far(scope)
+        if put_off:
+            with self._database.write(None) as scope:
+                processing.hasten(scope)
+            _log.warning("interaction.hastened", why="the clock was set back")
         states = self._engine.states([job.id for job in jobs])
         lost = [job for job in jobs if states.get(job.id) is not State.UNFINISHED]
         ended = sum(self._end(job) for job in lost if job.id in self._suspects)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import time
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -47,12 +48,31 @@ UNAVAILABLE = Cause(
     "unavailable",
     "Storage or database could not be reached while this was processed. Retry it when they can.",
 )
+SHORT_OF_RESOURCES = Cause(
+    "short_of_resources",
+    "The machine had no more memory, processes, open files or room on its disk for this. Give it "
+    "more, or lower EARMARK_WORKER_CONCURRENCY; then retry it.",
+)
 DECODER_KILLED = Cause(
     "decoder_killed",
     "The process that decodes the recording was ended from outside, most likely because the "
     "machine ran out of memory, and so each time it was tried. Retry it; if it fails again, give "
     "the machine more memory or lower EARMARK_WORKER_CONCURRENCY.",
 )
+
+_SCARCE = frozenset(
+    {
+        errno.EMFILE,
+        errno.ENFILE,
+        errno.ENOMEM,
+        errno.EAGAIN,
+        errno.ENOSPC,
+        errno.EDQUOT,
+        errno.EFBIG,
+        errno.ENOBUFS,
+    }
+)
+"""What a call to the system fails with where there is too little of something, not a fault."""
 
 _log = structlog.get_logger("earmark.worker")
 
@@ -345,6 +365,8 @@ def _judged(error: Exception) -> tuple[Cause, Patience]:
         return error.cause, OUTAGES
     if isinstance(error, UnavailableError):
         return UNAVAILABLE, OUTAGES
+    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno in _SCARCE):
+        return SHORT_OF_RESOURCES, OUTAGES
     return DECODER_KILLED if isinstance(error, CrashedError) else INTERNAL, FAULTS
 
 

@@ -37,8 +37,11 @@ if TYPE_CHECKING:
 
 USUAL_MODEL = "whisper-1"
 
-ANSWER_SECONDS = 600.0
-"""A block of four minutes on a slow, busy server."""
+ANSWER_SECONDS = 60.0
+"""For the answer to a short block: of a server that has to load its model first."""
+
+ANSWER_FACTOR = 2.5
+"""For as many times as long as the sound lasts, if that is more: a slow, busy server."""
 
 MOST_BYTES = 16 << 20
 """Of an answer: the words of a block are a few kilobytes."""
@@ -92,9 +95,11 @@ class Remote(Transcriber):
             **fields,
         }
         files = {"file": ("block.wav", _wav(samples), "audio/wav")}
+        seconds = max(ANSWER_SECONDS, ANSWER_FACTOR * len(samples) / RATE_HZ)
+        timeout = httpx.Timeout(seconds, connect=self._client.timeout.connect)
         try:
             with self._client.stream(
-                "POST", "/audio/transcriptions", data=form, files=files
+                "POST", "/audio/transcriptions", data=form, files=files, timeout=timeout
             ) as answer:
                 return _judged(answer)
         except httpx.HTTPError as error:

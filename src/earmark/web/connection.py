@@ -60,6 +60,8 @@ class RequestContext:
         with structlog.contextvars.bound_contextvars(request_id=request.id):
             try:
                 await self._app(scope, request.receive, request.send)
+            except MemoryError:
+                pass  # further in it was answered and told: a traceback for each would say no more
             except Exception:
                 # The answer was sent already, further in; here it is told, once.
                 log.exception("request failed")

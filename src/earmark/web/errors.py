@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 
 PROBLEM = "application/problem+json"
 
+_NO_THREAD = "can't start new thread"
+"""All that CPython tells of it, in a RuntimeError."""
+
 log = structlog.get_logger()
 
 
@@ -246,13 +249,20 @@ def install(
         ]
         return respond(request, _invalid(errors.InvalidError(*faults)))
 
+    async def no_memory(request: Request, _error: Exception) -> Response:
+        log.warning("request failed", error="not enough memory")
+        return respond(request, _unavailable(errors.UnavailableError("not enough memory")))
+
     async def unexpected(request: Request, error: Exception) -> Response:
+        if isinstance(error, MemoryError) or str(error) == _NO_THREAD:
+            return await no_memory(request, error)
         return respond(request, _internal(error))
 
     handlers: dict[type[Exception], Callable[[Request, Any], Awaitable[Response]]] = {
         errors.EarmarkError: earmark_error,
         HTTPException: http_error,
         RequestValidationError: validation_error,
+        MemoryError: no_memory,
         Exception: unexpected,
     }
     for kind, handler in handlers.items():
