@@ -12,6 +12,7 @@ from earmark.app.parts import Parts, make_data_folder, speech_options
 from earmark.app.worker import Pace, run_worker
 from earmark.database import Database, migrate, roles
 from earmark.errors import SettingsError
+from earmark.intake.keyed import forget_ended
 from earmark.pipeline.indexing import Indexer
 from earmark.sandbox import Limits
 
@@ -120,6 +121,7 @@ def work_alone(settings: Settings) -> None:
 
 def _tidy(parts: Parts) -> None:
     parts.interactions.sweep(grace_seconds=parts.settings.orphan_grace_seconds)
+    forget_ended(parts.database)
     parts.access.tidy(key_age_seconds=parts.settings.key_rotation_days * DAY_SECONDS)
 
 

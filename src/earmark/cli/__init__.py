@@ -9,11 +9,13 @@ import json
 import sys
 from contextlib import closing, contextmanager
 from dataclasses import asdict
-from pathlib import Path
+from pathlib import Path  # noqa: TC003 - typer reads it from the annotation
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from earmark.cli._data import Data, settings_of
+from earmark.cli.receipt import receipt_app
 from earmark.errors import EarmarkError, Invalid, InvalidError, UnavailableError
 
 if TYPE_CHECKING:
@@ -24,7 +26,6 @@ if TYPE_CHECKING:
     from earmark.access import KeyFacts, NewClient
     from earmark.app.parts import Parts
     from earmark.audit import AuditRow
-    from earmark.config import Settings
     from earmark.model import Client, Grant
 
 app = typer.Typer(
@@ -63,6 +64,7 @@ app.add_typer(models_app, name="models")
 app.add_typer(client_app, name="client")
 app.add_typer(keys_app, name="keys")
 app.add_typer(audit_app, name="audit")
+app.add_typer(receipt_app, name="receipt")
 
 _OPTIONS = {
     "organization": "--org",
@@ -79,15 +81,6 @@ _OPTIONS = {
     "uploads_per_minute": "--uploads-per-minute",
 }
 """What the modules below call values → what they are called here."""
-
-Data = Annotated[
-    Path | None,
-    typer.Option(
-        help="Folder for everything kept on this machine. [EARMARK_DATA, or ./earmark-data]",
-        show_default=False,
-    ),
-]
-
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 ClientId = Annotated[str, typer.Argument(help="Its id; `earmark client list` names it.")]
@@ -132,14 +125,6 @@ def _outage(error: UnavailableError) -> str:
     return f"{error}{f' ({reason})' if reason else ''}; {mend}."
 
 
-def _settings(data: Path | None) -> Settings:
-    from earmark import config, telemetry
-
-    settings = config.load(data=data)
-    telemetry.configure(log_format=settings.log_format, level=settings.log_level)
-    return settings
-
-
 def _user() -> str:
     """Who runs this command, for the audit trail."""
     import getpass
@@ -155,7 +140,7 @@ def _user() -> str:
 def _parts(data: Path | None) -> Iterator[Parts]:
     from earmark.app.parts import Parts
 
-    with closing(Parts(_settings(data))) as parts:
+    with closing(Parts(settings_of(data))) as parts:
         parts.prepare()
         yield parts
 
@@ -189,7 +174,7 @@ def serve(
         tls_key=tls_key,
         insecure_http=insecure_http,
     )
-    serve(_settings(data), listen)
+    serve(settings_of(data), listen)
 
 
 @app.command()
@@ -197,7 +182,7 @@ def worker(data: Data = None) -> None:
     """Process what was received, on this machine, until stopped."""
     from earmark.app.worker_process import work_alone
 
-    work_alone(_settings(data))
+    work_alone(settings_of(data))
 
 
 @database_app.command("upgrade")
@@ -217,7 +202,7 @@ def database_upgrade(
     """Bring the database to this version. PostgreSQL is upgraded by this command only."""
     from earmark.app.worker_process import upgrade
 
-    upgrade(_settings(data), owner_url=url, app_role=app_role)
+    upgrade(settings_of(data), owner_url=url, app_role=app_role)
     typer.echo("The database is of this version.")
 
 
@@ -631,7 +616,9 @@ def models_install(
     """Fetch a model, check it, and have it used by all data folders of this user."""
     from earmark.speech.models import install
 
-    folder = install(_settings(data).models_folder, name, lambda told: typer.echo(told, err=True))
+    folder = install(
+        settings_of(data).models_folder, name, lambda told: typer.echo(told, err=True)
+    )
     typer.echo(folder)
 
 
@@ -640,7 +627,7 @@ def models_list(data: Data = None) -> None:
     """List the models that are installed, and those that can be."""
     from earmark.speech.models import MODELS, installed
 
-    there = {path.name for path in installed(_settings(data).models_folder)}
+    there = {path.name for path in installed(settings_of(data).models_folder)}
     for name in sorted({*there, *MODELS}):
         about = MODELS[name].about if name in MODELS else "of your own"
         typer.echo(f"{name}  {'installed' if name in there else 'not installed'}  {about}")
@@ -649,7 +636,7 @@ def models_list(data: Data = None) -> None:
 @models_app.command("path")
 def models_path(data: Data = None) -> None:
     """Print the folder in which models are."""
-    typer.echo(_settings(data).models_folder)
+    typer.echo(settings_of(data).models_folder)
 
 
 def _key_row(key: KeyFacts) -> dict[str, object]:

@@ -19,7 +19,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.schema import CreateTable
 from sqlalchemy.sql.selectable import Join
 
-from earmark.database.tables import rate, reservation
+from earmark.database.tables import idempotency_lease, rate, reservation
 from earmark.errors import SettingsError, UnavailableError
 from earmark.telemetry import metrics
 
@@ -378,8 +378,8 @@ class Database:
         """Where that goes which a power failure may take, and which must not wait for the rest.
 
         On SQLite a file of its own: what is written there neither waits for the disk nor takes
-        turns with uploads. Only `rate` and `reservation` are in it. On PostgreSQL this database
-        itself.
+        turns with uploads. Only `rate`, `reservation` and `idempotency_lease` are in it. On
+        PostgreSQL this database itself.
         """
         if not self.is_sqlite:
             return self
@@ -471,7 +471,7 @@ _SERVER_MOMENT = sa.cast(sa.extract("epoch", sa.func.clock_timestamp()), sa.Doub
 
 _UNSYNCED = [
     str(CreateTable(table, if_not_exists=True).compile(dialect=sqlite.dialect()))
-    for table in (rate, reservation)
+    for table in (rate, reservation, idempotency_lease)
 ]
 
 
