@@ -497,6 +497,7 @@ COMMANDS: dict[str, tuple[tuple[str, ...], ...]] = {
     "audit list": ((), ("--json",), ("--org", "First"), ("--subject", "{id}")),
     "audit verify": ((), ("--head", "1:00")),
     "audit head": ((),),
+    "receipt verify": (("/dev/null",), ("/dev/null", "--keys", "/dev/null")),
 }
 """Each command with its arguments, of which none is personal."""
 
