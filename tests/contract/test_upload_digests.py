@@ -138,10 +138,26 @@ def test_a_digest_tells_of_a_taken_name_before_the_file_is_read(
     name = meta()["FileName"]
     assert caller.upload(form(FileName=name)).status == 200
     sent = form(f"Repr-Digest: {digest(content)}", content=content, FileName=name)
-    answer = caller.upload(sent[:-100])  # whose end is missing
+    # Its end is missing. Who waits for 100 is judged before the bytes, however few they are.
+    answer = caller.upload(sent[:-100], expect="100-continue")
     assert (answer.status, answer.text) == (400, TAKEN)
     assert answer.headers["earmark-duplicate"] == duplicate
     assert answer.headers["connection"] == "close"
+
+
+@ours
+@pytest.mark.parametrize(
+    ("content", "duplicate"), [(WAV, "identical"), (wav(0.02), "different")], ids=["same", "other"]
+)
+def test_of_a_short_form_the_file_itself_tells(
+    caller: Caller, content: bytes, duplicate: str
+) -> None:
+    name = meta()["FileName"]
+    assert caller.upload(form(FileName=name)).status == 200
+    sent = form(f"Repr-Digest: {digest(WAV)}", content=content, FileName=name)
+    answer = caller.upload(sent)
+    assert (answer.status, answer.text) == (400, TAKEN), "before what the file is"
+    assert answer.headers["earmark-duplicate"] == duplicate
 
 
 @ours

@@ -102,7 +102,9 @@ class Scope:
             statement = own.insert(table).values(rows)
             if if_absent:
                 statement = statement.on_conflict_do_nothing()
-            return self.connection.execute(statement).rowcount
+            # Of inserts SQLAlchemy forgets the count unless it is told not to.
+            options = {"preserve_rowcount": True}
+            return self.connection.execute(statement, execution_options=options).rowcount
         key = (self.connection.dialect.name, table, tuple(rows[0]), if_absent)
         prepared = _PREPARED.get(key)
         if prepared is None:
