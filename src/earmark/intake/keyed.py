@@ -288,7 +288,7 @@ class Comparison:
 
     async def _flush(self) -> None:
         batch, self._buffer, self._buffered_bytes = self._buffer, [], 0
-        await self._stages.run(self._update, batch)
+        await asyncio.wrap_future(self._stages.writers.submit(self._update, batch))
 
     def _update(self, batch: list[bytes | bytearray]) -> None:
         for chunk in batch:
