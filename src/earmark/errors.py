@@ -5,6 +5,9 @@ EarmarkError
 │   ├── RefusedError             an upload breaks one or more rules (every Fault listed)
 │   ├── NotFoundError            no such thing in the caller's organization
 │   ├── ConflictError            the thing is not in a state that allows this
+│   ├── KeyInUseError            the first upload of an idempotency key still runs
+│   ├── KeyReusedError           an idempotency key comes again with another upload
+│   ├── DeletedError             what an idempotency key had kept was deleted since
 │   ├── InvalidError             a value outside uploads is wrong
 │   ├── UnauthenticatedError     no valid token
 │   ├── ForbiddenError           a valid token without the scope or grant
@@ -54,6 +57,9 @@ class Why(StrEnum):
     SIGNED_URL_INTERRUPTED = "signed_url_interrupted"
     EMPTY_FILE = "file_empty"
     NOT_MEDIA = "file_not_media"
+    DIGEST_MISMATCH = "digest_mismatch"
+    DIGEST_MALFORMED = "digest_malformed"
+    KEY_MALFORMED = "idempotency_key_malformed"
     FORM_MALFORMED = "form_malformed"
     TOO_MANY_PARTS = "form_too_many_parts"
 
@@ -118,6 +124,26 @@ class ConflictError(CallerError):
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)
         self.code = code
+
+
+class KeyInUseError(CallerError):
+    """The first upload of an idempotency key still runs.
+
+    Attributes:
+        retry_after_seconds: when it is worth asking again.
+    """
+
+    def __init__(self, retry_after_seconds: float) -> None:
+        super().__init__(f"retry in {retry_after_seconds:.3f} s")
+        self.retry_after_seconds = retry_after_seconds
+
+
+class KeyReusedError(CallerError):
+    """An idempotency key comes again with other metadata or another file."""
+
+
+class DeletedError(CallerError):
+    """What was kept under an idempotency key was deleted since."""
 
 
 @dataclass(frozen=True, slots=True)

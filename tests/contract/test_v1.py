@@ -772,6 +772,7 @@ def test_every_operation_is_documented_with_the_statuses_that_it_has(app: App) -
         "list_interactions": "200 400 401 403 429 503",
         "get_interaction": "200 401 403 404 429 503",
         "delete_interaction": "204 401 403 404 429 503",
+        "get_interaction_receipt": "200 401 403 404 429 503",
         "get_interaction_media": "200 206 304 401 403 404 416 429 503",
         "head_interaction_media": "200 304 401 403 404 429 503",
         "get_interaction_transcript": "200 401 403 404 406 409 429 503",

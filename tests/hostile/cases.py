@@ -16,12 +16,14 @@ import zipfile
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 import httpcore2
 import pytest
 
 from chats import LOG, tarred, zipped
 from contract import test_upload_content as content
+from contract import test_upload_digests as digests
 from contract import test_upload_form as forms
 from contract import test_upload_metadata as metadata
 from contract import test_upload_names as names
@@ -36,6 +38,7 @@ from contract.forms import (
     new_name,
     part,
     raw_part,
+    wav,
 )
 from contract.test_upload_metadata import raw
 from earmark import sandbox
@@ -92,6 +95,7 @@ def cases() -> dict[str, Case]:
         *_forms(),
         *_contents(),
         *_uploads(),
+        *_retries(),
         *_archives(),
         *_chats(),
         *_recordings(),
@@ -345,6 +349,77 @@ def _uploads() -> Iterator[Case]:
     for code, (path, content_type) in cut.items():
         attempt = partial(World.leave, path=path, content_type=content_type)
         yield Case("limits", f"body of {path} cut off", code, attempt)
+
+
+def _retries() -> Iterator[Case]:
+    """Idempotency keys and digests."""
+
+    def with_key(world: World, key: str) -> str:
+        return world.upload(form(meta()), idempotency_key=key)
+
+    keys = [" ", '""', "x" * 256, f'"{"x" * 256}"', "a,b", 'a"b', '"a" b', "caf\xe9", "a\x1f"]
+    yield from _each("retries", "idempotency_key_malformed", keys, with_key)
+    twice: dict[str, Attempt] = {
+        "key twice": lambda world: world.upload(
+            form(meta()), idempotency_key="a", IDEMPOTENCY_KEY="a"
+        )
+    }
+    yield from _table("retries", "idempotency_key_malformed", twice)
+
+    def again(other: Callable[[Mapping[str, Any]], Any], world: World) -> str:
+        facts, key = meta(), str(uuid4())
+        world.upload(form(facts), idempotency_key=key)
+        return world.upload(other(facts), idempotency_key=key)
+
+    longer = wav(0.02)
+    reused: dict[str, Callable[[Mapping[str, Any]], Any]] = {
+        "other metadata": lambda facts: form({**facts, "Name": "Ann"}),
+        "another file": lambda facts: form(facts, longer[: len(WAV)]),
+        "another file, read first": lambda facts: form(facts, wav(0.005), file_first=True),
+        "a longer file without an end": lambda facts: form(facts, longer)[:-90],
+        "another digest": lambda facts: digests.form(
+            f"Repr-Digest: {digests.digest(longer)}", content=longer, **facts
+        ),
+    }
+    for name, other in reused.items():
+        yield Case("retries", name, "idempotency_key_reused", partial(again, other))
+    large: Callable[[Mapping[str, Any]], Any] = lambda facts: form(  # noqa: E731
+        facts, b"\x01" * (64 * 1024 + 1), file_first=True
+    )
+    yield Case("retries", "too large", "too_large", partial(World.retry_small, other=large))
+    for code, attempt in {
+        "idempotency_key_in_use": World.retry_at_once,
+        "deleted": World.retry_deleted,
+    }.items():
+        yield Case("retries", code, code, attempt)
+
+    def digested(world: World, sent: str) -> str:
+        return world.upload(digests.form(f"Repr-Digest: {sent}"))
+
+    yield from _each("retries", "digest_malformed", digests.MALFORMED_FIELDS, digested)
+    differ = [f"Repr-Digest: {digests.digest(one)}" for one in (WAV, longer)]
+    differ[1] = differ[1].replace("Repr", "Content")
+    mismatch = f"Repr-Digest: {digests.digest(longer)}"
+    kept = f"Repr-Digest: {digests.digest(WAV)}"
+    others: dict[str, tuple[str, Attempt]] = {
+        "two that differ": (
+            "digest_malformed",
+            lambda world: world.upload(digests.form(*differ)),
+        ),
+        "another file": (
+            "digest_mismatch",
+            lambda world: world.upload(digests.form(mismatch)),
+        ),
+        "another file in a retry": (
+            "digest_mismatch",
+            partial(
+                again,
+                lambda facts: digests.form(kept, content=longer, file_first=True, **facts),
+            ),
+        ),
+    }
+    for name, (code, attempt) in others.items():
+        yield Case("retries", f"digest: {name}", code, attempt)
 
 
 def _told(world: World, service: Any, sent: Any, **headers: str) -> str:
@@ -737,6 +812,7 @@ FOREIGN = (
     ("GET", "/v1/interactions/{id}"),
     ("GET", "/v1/interactions/{id}/media"),
     ("GET", "/v1/interactions/{id}/transcript"),
+    ("GET", "/v1/interactions/{id}/receipt"),
     ("POST", "/v1/interactions/{id}/retry"),
     ("DELETE", "/v1/interactions/{id}"),
 )

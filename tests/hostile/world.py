@@ -106,6 +106,32 @@ class World:
         )
         return told(self.small.runner.run(sending))
 
+    def retry_small(self, other: Callable[[Mapping[str, Any]], bytes]) -> str:
+        """A retry, at a service that takes little, of what one that takes more has kept."""
+        facts, key = meta(), str(uuid4())
+        self.upload(form(facts), idempotency_key=key)
+        sent = {"content_length": "", "accept": PROBLEM, "idempotency_key": key}
+        return told(self.at(self.small).upload(other(facts), **sent))
+
+    def retry_at_once(self) -> str:
+        """A retry while the first upload is on its way."""
+        key = str(uuid4())
+
+        async def story() -> Answer:
+            async with self.service.intake.for_(self.caller.principal).keyed(key):
+                return await self.caller.uploading(
+                    form(meta()), accept=PROBLEM, idempotency_key=key
+                )
+
+        return told(self.service.runner.run(story()))
+
+    def retry_deleted(self) -> str:
+        """A retry of what was deleted."""
+        sent, key = form(meta()), str(uuid4())
+        kept = self.caller.upload(sent, idempotency_key=key)
+        self.caller.send("DELETE", f"/v1/interactions/{kept.json['id']}")
+        return self.upload(sent, idempotency_key=key)
+
     def bearer(self, *authorizations: str) -> str:
         """A call with exactly these Authorization headers."""
         headers = {"accept": PROBLEM}

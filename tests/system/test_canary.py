@@ -511,6 +511,7 @@ COMMANDS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("{folder}/b.age", "--check", "--json", "--key-file", "{folder}/key"),
         ("{folder}/b.age", "--key-file", "{folder}/key"),
     ),
+    "receipt verify": (("/dev/null",), ("/dev/null", "--keys", "/dev/null")),
 }
 """Each command with its arguments, of which none is personal."""
 

@@ -259,7 +259,8 @@ def test_refusing_costs_the_same_work_whether_the_client_exists_is_disabled_or_r
 def test_the_first_signing_key_is_made_on_need_and_published_without_its_private_part(
     database: Database, access: Access
 ) -> None:
-    (jwk,) = access.published_keys()
+    jwk, receipt_jwk = access.published_keys()
+    assert set(receipt_jwk) == {"kty", "crv", "x", "use", "alg", "kid"}
     assert set(jwk) == {"kty", "crv", "x", "y", "use", "alg", "kid"}
     assert (jwk["kty"], jwk["crv"], jwk["alg"], jwk["use"]) == ("EC", "P-256", "ES256", "sig")
     assert jwk["kid"] == ECKey.import_key(dict(jwk)).thumbprint()

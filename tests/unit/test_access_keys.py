@@ -81,7 +81,8 @@ def test_the_next_key_is_published_before_it_signs_and_the_old_one_verifies_unti
     made = one.rotate_key()
     assert states(one) == [KeyState.NEXT, KeyState.ACTIVE]
     timer.at += POLL_SECONDS
-    assert [key["kid"] for key in other.published_keys()] == [made.id, first]
+    (receipts,) = other.receipts.published()
+    assert [key["kid"] for key in other.published_keys()] == [made.id, first, receipts["kid"]]
     for access in (one, other):
         assert part(token_of(access, recorder), 0)["kid"] == first
     clock.at += PUBLISH_SECONDS - 1
@@ -99,7 +100,7 @@ def test_the_next_key_is_published_before_it_signs_and_the_old_one_verifies_unti
     assert make().authenticate(last)
     clock.at += CLOCKS_SECONDS + 2
     assert states(one) == [KeyState.ACTIVE, KeyState.ENDED]
-    assert [key["kid"] for key in other.published_keys()] == [made.id]
+    assert [key["kid"] for key in other.published_keys()] == [made.id, receipts["kid"]]
 
 
 def test_a_process_whose_clock_is_early_is_believed_by_those_that_are_late(

@@ -97,6 +97,8 @@ def test_the_commands_are_those_that_are_promised():
         "organization quota",
         "organization set",
         "organization usage",
+        "receipt",
+        "receipt verify",
         "retry",
     }
 

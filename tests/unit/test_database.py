@@ -128,6 +128,13 @@ def test_whatever_a_row_says_it_is_added_to_the_organization(
     assert names(database, organization, every) == {"forged", "second"}
 
 
+def test_a_row_with_an_expression_says_whether_it_was_added(database, organization):
+    with database.unsynced.write(organization) as scope:
+        lease = {"key_hash": b"k" * 32, "holder": new_id(), "held_until": scope.moment + 1}
+        assert scope.insert_if_absent(tables.idempotency_lease, lease)
+        assert not scope.insert_if_absent(tables.idempotency_lease, lease)
+
+
 def test_tables_of_the_service_itself_are_bound_to_nobody(database, organization):
     with database.write(organization) as scope:
         workers.beat(scope, "one", started_at=now(), now=now())

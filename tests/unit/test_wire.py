@@ -260,5 +260,6 @@ def test_a_fault_never_repeats_what_was_sent() -> None:
 
 def test_an_upload_that_was_not_judged_is_never_committed() -> None:
     absent: Any = None
+    made = upload._Upload(absent, absent, absent, keyed=None, is_short=True)
     with pytest.raises(RuntimeError):
-        asyncio.run(upload._Upload(absent, absent, absent).commit())
+        asyncio.run(made.commit())

@@ -19,6 +19,7 @@ from earmark.access.keys import LIFETIME_SECONDS, PUBLISH_SECONDS, KeyFacts, Key
 from earmark.access.lockout import Keys, Lockout
 from earmark.access.quotas import Quotas
 from earmark.access.rate import Limiter, Rate, RateState, parse_rate
+from earmark.access.receipts import Receipts
 from earmark.access.revision import POLL_SECONDS, Revision
 from earmark.access.tokens import SCOPE, Tokens, Verified, earliest_issue
 from earmark.database import clients as queries
@@ -167,6 +168,7 @@ class Access:
         self._secrets = Secrets(secret_key)
         self._revision = Revision(database, timer=timer)
         self._keys = SigningKeys(database, secret_key, revision=self._revision, clock=self._clock)
+        self.receipts = Receipts(database, secret_key, issuer=self.issuer)
         self._tokens = Tokens(self._keys, issuer=self.issuer, clock=self._clock)
         self._facts: Cache[tuple[str, bool], _Facts] = Cache(CACHED_CLIENTS)
         self._rates = Rates(database, clock=clock)
@@ -419,8 +421,8 @@ class Access:
         self._keys.signer()
 
     def published_keys(self) -> Sequence[Mapping[str, Any]]:
-        """The public JWK of every signing key. Source: RFC 7517."""
-        return self._keys.published()
+        """The public JWK of every key that signs tokens or receipts. Source: RFC 7517."""
+        return [*self._keys.published(), *self.receipts.published()]
 
     def identify(self, client_id: str, secret: str, *, address: str = "") -> Client:
         """The client that knows the secret.

@@ -14,6 +14,7 @@ from earmark.app.steadiness import Steadiness
 from earmark.app.worker import Pace, run_worker
 from earmark.database import Database, migrate, roles
 from earmark.errors import SettingsError
+from earmark.intake.keyed import forget_ended
 from earmark.pipeline.indexing import Indexer
 from earmark.sandbox import Limits
 
@@ -125,6 +126,7 @@ def _tidy(parts: Parts, steadiness: Steadiness) -> None:
     if steadiness.seconds() >= grace:  # else what looks as old may have been written just now
         keep = parts.settings.quarantine_seconds
         parts.sweeper.sweep(grace_seconds=grace, keep_seconds=keep)
+    forget_ended(parts.database)
     parts.access.tidy(key_age_seconds=parts.settings.key_rotation_days * DAY_SECONDS)
 
 

@@ -11,7 +11,16 @@ from typing import Annotated
 
 import typer
 
-from earmark.cli import audit, backup, clients, keys, models, organizations, storage
+from earmark.cli import (
+    audit,
+    backup,
+    clients,
+    keys,
+    models,
+    organizations,
+    receipt,
+    storage,
+)
 from earmark.cli._common import Data, opened, sentence, settings, user
 from earmark.errors import EarmarkError
 
@@ -32,6 +41,7 @@ app.add_typer(models.app, name="models")
 app.add_typer(clients.app, name="client")
 app.add_typer(keys.app, name="keys")
 app.add_typer(audit.app, name="audit")
+app.add_typer(receipt.app, name="receipt")
 app.add_typer(storage.app)
 app.add_typer(backup.app)
 

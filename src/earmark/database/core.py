@@ -19,7 +19,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.schema import CreateTable
 from sqlalchemy.sql.selectable import Join
 
-from earmark.database.tables import rate, reservation
+from earmark.database.tables import idempotency_lease, rate, reservation
 from earmark.errors import SettingsError, UnavailableError
 from earmark.pooled import drop_spoilt, is_read_only
 from earmark.telemetry import metrics
@@ -103,7 +103,9 @@ class Scope:
             statement = own.insert(table).values(rows)
             if if_absent:
                 statement = statement.on_conflict_do_nothing()
-            return self.connection.execute(statement).rowcount
+            # Of inserts SQLAlchemy forgets the count unless it is told not to.
+            options = {"preserve_rowcount": True}
+            return self.connection.execute(statement, execution_options=options).rowcount
         key = (self.connection.dialect.name, table, tuple(rows[0]), if_absent)
         prepared = _PREPARED.get(key)
         if prepared is None:
@@ -379,8 +381,8 @@ class Database:
         """Where that goes which a power failure may take, and which must not wait for the rest.
 
         On SQLite a file of its own: what is written there neither waits for the disk nor takes
-        turns with uploads. Only `rate` and `reservation` are in it. On PostgreSQL this database
-        itself.
+        turns with uploads. Only `rate`, `reservation` and `idempotency_lease` are in it. On
+        PostgreSQL this database itself.
         """
         if not self.is_sqlite:
             return self
@@ -474,7 +476,7 @@ _SERVER_MOMENT = sa.cast(sa.extract("epoch", sa.func.clock_timestamp()), sa.Doub
 
 _UNSYNCED = [
     str(CreateTable(table, if_not_exists=True).compile(dialect=sqlite.dialect()))
-    for table in (rate, reservation)
+    for table in (rate, reservation, idempotency_lease)
 ]
 
 

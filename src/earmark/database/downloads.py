@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
-from earmark.database.tables import download, interaction
+from earmark.database.tables import download
 from earmark.errors import Why
-from earmark.model import Accepted, Cause, Download, DownloadStatus
+from earmark.model import Cause, Download, DownloadStatus
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -244,19 +244,6 @@ def find(scope: Scope, id_: UUID) -> Download | None:
         interaction_id=row.interaction_id,
         cause=Cause(row.error_code, row.error_message) if row.error_code else None,
     )
-
-
-def received(scope: Scope, interaction_id: UUID) -> Accepted | None:
-    """What a download became, unless it was deleted since."""
-    columns = (
-        interaction.c.id,
-        interaction.c.file_name,
-        interaction.c.size_bytes,
-        interaction.c.sha256,
-        interaction.c.received_at,
-    )
-    row = scope.row(sa.select(*columns).where(interaction.c.id == interaction_id))
-    return Accepted(**row._mapping) if row else None  # noqa: SLF001 - SQLAlchemy's public name
 
 
 def purge(scope: Scope, *, before: datetime) -> None:

@@ -28,9 +28,11 @@ _RIGHTS = {
     "audit_seal": ("SELECT", "INSERT"),
     "audit_head": ("SELECT", "INSERT", "UPDATE"),
     "organization": ("SELECT", "INSERT", "UPDATE"),
+    "receipt_key": ("SELECT", "INSERT"),
     VERSION_TABLE: ("SELECT",),
 }
-"""What differs from the usual. What was done can be told, and never again be changed."""
+"""What differs from the usual. What was done can be told, and never again be changed; likewise
+what verifies receipts."""
 
 
 def rights(table: str) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 
 from earmark.database.tables import interaction
-from earmark.model import Status
+from earmark.model import Accepted, Status
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,6 +32,19 @@ def holder(scope: Scope, file_name: str) -> Holder | None:
     columns = sa.select(interaction.c.id, interaction.c.sha256)
     row = scope.row(columns.where(interaction.c.file_name == file_name))
     return Holder(row.id, row.sha256) if row else None
+
+
+def accepted(scope: Scope, interaction_id: UUID) -> Accepted | None:
+    """What the answer to an upload said of an interaction; None if there is none any more."""
+    columns = (
+        interaction.c.id,
+        interaction.c.file_name,
+        interaction.c.size_bytes,
+        interaction.c.sha256,
+        interaction.c.received_at,
+    )
+    row = scope.row(sa.select(*columns).where(interaction.c.id == interaction_id))
+    return Accepted(**row._mapping) if row else None  # noqa: SLF001 - SQLAlchemy's public name
 
 
 def add(

@@ -70,6 +70,16 @@ signing_key = sa.Table(
     sa.Column("signs_from", Instant),
 )
 
+receipt_key = sa.Table(
+    "receipt_key",
+    metadata,
+    sa.Column("id", CODE, primary_key=True),
+    sa.Column("public_jwk", JSON, nullable=False),
+    sa.Column("wrapped_private_key", sa.LargeBinary, nullable=False),
+    sa.Column("created_at", Instant, nullable=False),
+    comment="the key that signs receipts; never removed, so that each stays verifiable",
+)
+
 access_revision = sa.Table(
     "access_revision",
     metadata,
@@ -362,6 +372,30 @@ download = sa.Table(
     sa.Index("ix_download_interaction", "organization_id", "interaction_id"),
     sa.Index("ix_download_finished", "finished_at"),
     comment="files on their way from signed addresses; those promised have theirs, sealed",
+)
+
+idempotency_key = sa.Table(
+    "idempotency_key",
+    metadata,
+    _organization(primary_key=True),
+    sa.Column("key_hash", sa.LargeBinary(32), primary_key=True),
+    sa.Column("fingerprint", sa.LargeBinary(32), nullable=False),
+    sa.Column("interaction_id", sa.Uuid),
+    sa.Column("download_id", sa.Uuid),
+    sa.Column("expires_at", Instant, nullable=False, index=True),
+    comment="what became of uploads with a key; without references, since it outlives what was "
+    "deleted: a late retry must not bring that back",
+)
+
+idempotency_lease = sa.Table(
+    "idempotency_lease",
+    metadata,
+    sa.Column("key_hash", sa.LargeBinary(32), primary_key=True),
+    sa.Column("organization_id", sa.Uuid, nullable=False),
+    sa.Column("holder", sa.Uuid, nullable=False, index=True),
+    sa.Column("held_until", sa.Float, nullable=False),
+    comment="uploads with a key that are on their way; on SQLite in a file of its own, see "
+    "Database.unsynced",
 )
 
 audit = sa.Table(

@@ -15,6 +15,7 @@ from earmark import directory
 from earmark.database import journal, submissions
 from earmark.errors import CallerError, Fault, RefusedError, TooLargeError, Why
 from earmark.intake.downloads import Downloading, Downloads
+from earmark.intake.keyed import Comparison, KeyedUpload, KeyedUploads
 from earmark.intake.reservations import Reservation, Reservations
 from earmark.intake.stage import Content, Limits, Stage, Stages
 from earmark.model import LOCALES, Accepted, Quota, now
@@ -31,8 +32,10 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Accepted",
+    "Comparison",
     "Downloading",
     "Intake",
+    "KeyedUpload",
     "Limits",
     "OrganizationIntake",
     "Reservation",
@@ -72,21 +75,31 @@ class Intake:
         self._database = database
         self._stages = Stages(store, limits, pool, writers or pool)
         self._reservations = Reservations(database, pool, quota, known_quota)
+        self._keyed = KeyedUploads(database, self._stages)
         self._downloads = Downloads(database, self._stages, downloading, self.for_)
 
     def for_(self, principal: Principal) -> OrganizationIntake:
         """The intake of the principal's organization."""
         return OrganizationIntake(
-            self._database, self._stages, self._reservations, self._downloads, principal
+            self._database,
+            self._stages,
+            self._reservations,
+            keyed=self._keyed,
+            downloads=self._downloads,
+            principal=principal,
         )
 
     @asynccontextmanager
     async def tended(self) -> AsyncIterator[None]:
-        """While its block runs, reservations last, and what other processes left is taken up.
+        """While its block runs, leases last, and what other processes left is taken up.
 
         At its end this process leaves its downloads: what was promised to others, in order.
         """
-        async with self._reservations.tended(), self._downloads.tended():
+        async with (
+            self._reservations.tended(),
+            self._keyed.tended(),
+            self._downloads.tended(),
+        ):
             yield
 
 
@@ -98,6 +111,8 @@ class OrganizationIntake:
         database: Database,
         stages: Stages,
         reservations: Reservations,
+        *,
+        keyed: KeyedUploads,
         downloads: Downloads,
         principal: Principal,
     ) -> None:
@@ -105,6 +120,7 @@ class OrganizationIntake:
         self._database = database
         self._stages = stages
         self._reservations = reservations
+        self._keyed = keyed
         self._downloads = downloads
 
     @property
@@ -150,7 +166,8 @@ class OrganizationIntake:
 
         Args:
             submission: whose own rules hold already.
-            stage: its bytes; if all were read, a taken name is compared with them.
+            stage: its bytes; if all were read, or the caller told their digest, a taken name is
+                compared with them.
 
         Raises:
             RefusedError: the name is taken, or locale or hierarchy are unknown; all that apply.
@@ -158,14 +175,24 @@ class OrganizationIntake:
         """
         await self._stages.run(self._check, submission, stage)
 
-    def stage(self, extension: str, reservation: Reservation | None = None) -> Stage:
+    def keyed(self, key: str) -> KeyedUpload:
+        """One upload with an idempotency key of the client, which has yet to begin."""
+        return KeyedUpload(self._keyed, self.principal, key)
+
+    def stage(
+        self,
+        extension: str,
+        reservation: Reservation | None = None,
+        claimed: bytes | None = None,
+    ) -> Stage:
         """A place for the bytes of one upload.
 
         Args:
             extension: in which the name of its file part ends.
             reservation: what they take of the quota; None is for what no quota holds.
+            claimed: the SHA-256 that they have as the caller says, 32 bytes.
         """
-        return Stage(self._stages, extension, reservation)
+        return Stage(self._stages, extension, reservation, claimed)
 
     async def commit(
         self,
@@ -182,7 +209,8 @@ class OrganizationIntake:
             also: what the same transaction does at its end; a CallerError of it undoes all.
 
         Raises:
-            RefusedError: as `check`, or the content is empty or plainly no media.
+            RefusedError: as `check`, or the content is empty, plainly no media, or not what the
+                caller's digest says.
             UnavailableError: nothing was promised. If the database went away while it was
                 committing, nobody can know: a retry then learns it by the name.
         """
@@ -203,6 +231,7 @@ class OrganizationIntake:
         *,
         promise: bool = False,
         patience_seconds: float | None = None,
+        keyed: KeyedUpload | None = None,
     ) -> Accepted | Download:
         """Has the file downloaded and taken in; goes on when the caller stops waiting.
 
@@ -215,17 +244,30 @@ class OrganizationIntake:
             promise: once this returns, the download ends in one of the two ways, whatever
                 crashes; until then the address is kept, sealed.
             patience_seconds: how long to wait for the end; None means until it comes.
+            keyed: begun, if the upload has an idempotency key.
 
         Returns:
             Accepted, as `commit`; or the download, if patience ended first.
 
         Raises:
             RefusedError: as `check` and `commit`, or the address is refused, or it failed.
+            KeyReusedError: the key was used for another upload.
+            DeletedError: what became of the key was deleted at this moment.
             UnavailableError: nothing was promised.
         """
-        await self.check(submission)
+        if keyed is not None:
+            keyed.demand_same(submission, address=address)
+            if keyed.accepted is not None:
+                return keyed.accepted
+        if keyed is None or keyed.is_first:
+            await self.check(submission)
         return await self._downloads.take_in(
-            self, submission, address, promise=promise, patience_seconds=patience_seconds
+            self,
+            submission,
+            address,
+            promise=promise,
+            patience_seconds=patience_seconds,
+            keyed=keyed,
         )
 
     async def find_download(self, download_id: UUID) -> Download:
@@ -260,6 +302,11 @@ class OrganizationIntake:
         also: Callable[[Scope], None],
     ) -> Accepted:
         name, sha256 = submission.file_name, content.sha256()
+        mismatch = stage.mismatch(sha256)
+        if mismatch is not None:
+            content.discard()
+            self._check(submission, stage)  # what it says comes before what it holds
+            raise RefusedError([mismatch])
         accepted = Accepted(stage.id, name, stage.size_bytes, sha256, now())
         content.publish()
 

@@ -22,7 +22,7 @@ from uuid import uuid4
 import structlog
 from pydantic import TypeAdapter
 
-from earmark.database import downloads, journal
+from earmark.database import downloads, journal, submissions
 from earmark.errors import (
     CallerError,
     Fault,
@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from earmark.egress import Destination
     from earmark.fetch import Fetcher
     from earmark.intake import OrganizationIntake
+    from earmark.intake.keyed import KeyedUpload
     from earmark.intake.reservations import Reservation
     from earmark.intake.stage import Stages
     from earmark.intake.turns import Turn
@@ -122,6 +123,7 @@ class _Order:
     intake: OrganizationIntake
     submission: Submission
     address: _Address
+    keyed: KeyedUpload | None = None
 
     @property
     def organization_id(self) -> UUID:
@@ -178,9 +180,10 @@ class Downloads:
         *,
         promise: bool,
         patience_seconds: float | None,
+        keyed: KeyedUpload | None = None,
     ) -> Accepted | Download:
         """See OrganizationIntake.download; the submission was checked."""
-        order = _Order(new_id(), intake, submission, _Address(address))
+        order = _Order(new_id(), intake, submission, _Address(address), keyed)
         destination = self._read(order)
         fingerprint = _fingerprint(destination, submission)
         while True:
@@ -243,6 +246,11 @@ class Downloads:
         with self._database.write(order.organization_id) as scope:
             name = order.submission.file_name
             downloads.fail_abandoned(scope, at=now(), file_name=name)
+            joined = self._joined(scope, order)
+            if joined is not None:
+                if promised is not None:
+                    downloads.promise_too(scope, joined, self._promise(order, joined))
+                return downloads.Underway(joined, fingerprint)
             while True:
                 added = downloads.begin(
                     scope,
@@ -256,14 +264,29 @@ class Downloads:
                 )
                 if added:
                     self._record(scope, order, destination)
+                    self._attach(scope, order, order.id)
                     return downloads.Underway(order.id, fingerprint)
                 found = downloads.underway(scope, name)
                 if found is None:
                     continue  # it ended between the two
-                if promised is None or found.fingerprint != fingerprint:
+                if found.fingerprint != fingerprint:
                     return found
-                if downloads.promise_too(scope, found.id, self._promise(order, found.id)):
+                if promised is None or downloads.promise_too(
+                    scope, found.id, self._promise(order, found.id)
+                ):
+                    self._attach(scope, order, found.id)
                     return found
+
+    def _joined(self, scope: Scope, order: _Order) -> UUID | None:
+        """The download that the idempotency key of an order has already."""
+        if order.keyed is None:
+            return None
+        return order.keyed.join(scope, order.submission, order.address.text)
+
+    def _attach(self, scope: Scope, order: _Order, id_: UUID) -> None:
+        """Has the idempotency key of an order, if it has one, become what a download becomes."""
+        if order.keyed is not None:
+            order.keyed.downloaded_by(scope, id_, order.submission, order.address.text)
 
     def _promise(self, order: _Order, id_: UUID | None = None) -> downloads.Promise:
         owner = (id_ or order.id).bytes
@@ -323,7 +346,7 @@ class Downloads:
 
     def _accepted(self, intake: OrganizationIntake, interaction_id: UUID) -> Accepted:
         with self._database.read(intake.principal.organization_id) as scope:
-            found = downloads.received(scope, interaction_id)
+            found = submissions.accepted(scope, interaction_id)
         if found is None:
             raise UnavailableError("the interaction was deleted at this moment")
         return found

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import functools
 import sys
-import threading
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
-import structlog
-
 from earmark.access.cache import Cache
 from earmark.database import reservations as stored
 from earmark.errors import StorageQuotaError, TooManyUploadsError, UnavailableError
+from earmark.intake import holding
 from earmark.model import new_id
 
 if TYPE_CHECKING:
@@ -40,8 +37,6 @@ costs others no look at the database. What is given back in this process ends it
 
 REMEMBERED = 10_000
 """Organizations whose last refusal is remembered, about 300 bytes each."""
-
-log = structlog.get_logger("earmark.quota")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +70,7 @@ class Reservations:
         self.known_quota = known_quota
         self._pool = pool
         self.stored = stored.Reservations(database)
-        self._held: set[UUID] = set()
-        self._lock = threading.Lock()
+        self.held = holding.Held()
         self._refusals: Cache[UUID, _Refusal] = Cache(REMEMBERED)
 
     def of(self, organization_id: UUID) -> Reservation:
@@ -85,21 +79,7 @@ class Reservations:
 
     async def run(self, function: Callable[..., object], *args: int) -> None:
         """Runs a function that blocks to its end, whatever becomes of the caller."""
-        await asyncio.shield(asyncio.wrap_future(self._pool.submit(function, *args)))
-
-    def hold(self, id_: UUID) -> None:
-        """Has the end of a reservation put off from now on."""
-        with self._lock:
-            self._held.add(id_)
-
-    def drop(self, id_: UUID) -> None:
-        """Puts its end off no more."""
-        with self._lock:
-            self._held.discard(id_)
-
-    def holds(self, id_: UUID) -> bool:
-        """Whether its end is put off."""
-        return id_ in self._held
+        await holding.run(self._pool, function, *args)
 
     def repeat_refusal(self, organization_id: UUID, least_bytes: int) -> None:
         """Raises what such an upload of the organization got a moment ago; does not block."""
@@ -130,25 +110,13 @@ class Reservations:
     @contextlib.asynccontextmanager
     async def tended(self) -> AsyncIterator[None]:
         """While the block runs, reservations do not end before their uploads."""
-        tending = asyncio.create_task(self._tend())
-        try:
+        async with holding.kept(
+            self._pool, self._keep, every_seconds=KEEP_SECONDS, what="reservations"
+        ):
             yield
-        finally:
-            tending.cancel()
-            await asyncio.gather(tending, return_exceptions=True)
-
-    async def _tend(self) -> None:
-        while True:
-            await asyncio.sleep(KEEP_SECONDS)
-            try:
-                await self.run(self._keep)
-            except UnavailableError as error:
-                log.warning("quota.unkept", error=str(error))
 
     def _keep(self) -> None:
-        with self._lock:
-            held = list(self._held)
-        if held:
+        if held := self.held.all():
             self.stored.keep(held)
 
 
@@ -189,7 +157,7 @@ class Reservation:
         least = max(1, least_bytes)
         with self._reservations.remembering(self._organization_id, least):
             if self._reserve(least, max(1, wanted)):
-                self._reservations.hold(self.id)
+                self._reservations.held.hold(self.id)
 
     async def cover(self, size_bytes: int) -> None:
         """Sees to it that as many bytes are reserved.
@@ -203,8 +171,8 @@ class Reservation:
 
     def end(self) -> None:
         """Gives it back, if there is something to give. Blocks."""
-        if self._reservations.holds(self.id):
-            self._reservations.drop(self.id)
+        if self.id in self._reservations.held:
+            self._reservations.held.drop(self.id)
             with contextlib.suppress(UnavailableError):  # then it ends when its time is over
                 self._reservations.stored.release(self._organization_id, self.id)
             self._reservations.forget_refusal(self._organization_id)
@@ -220,7 +188,7 @@ class Reservation:
         trace: TracebackType | None,
     ) -> None:
         """Gives it back, even while the caller is being cancelled."""
-        if self._reservations.holds(self.id):
+        if self.id in self._reservations.held:
             await self._reservations.run(self.end)
 
     def _reserve(self, least_bytes: int, wanted_bytes: int) -> bool:

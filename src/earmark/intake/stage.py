@@ -118,13 +118,20 @@ class Stage:
         warnings: what a person should know about the content.
     """
 
-    def __init__(self, stages: Stages, extension: str, reservation: Reservation | None) -> None:
+    def __init__(
+        self,
+        stages: Stages,
+        extension: str,
+        reservation: Reservation | None,
+        claimed: bytes | None = None,
+    ) -> None:
         self.id = new_id() if reservation is None else reservation.id
         self.size_bytes = 0
         self.warnings: tuple[Warn, ...] = ()
         self._stages = stages
         self._reservation = reservation
         self._extension = extension
+        self._claimed = claimed
         self._head = bytearray()
         self._content = Content(stages, str(self.id))
         self._buffer: list[Buffer] = []
@@ -164,8 +171,12 @@ class Stage:
         return self._fault
 
     def sha256(self) -> bytes | None:
-        """Of the whole file, 32 bytes; None until it is finished. Blocks."""
-        return None if self._state is _State.OPEN else self._content.sha256()
+        """Of the whole file, 32 bytes; until it is finished as claimed, or None. Blocks."""
+        return self._claimed if self._state is _State.OPEN else self._content.sha256()
+
+    def mismatch(self, sha256: bytes) -> Fault | None:
+        """What is wrong with the SHA-256 of the whole file, if the caller claimed another."""
+        return digest_fault(self._claimed, sha256, self.size_bytes)
 
     async def append(self, chunk: bytes | bytearray) -> None:
         """Adds bytes; waits while too many of them, here or elsewhere, are not written yet.
@@ -337,6 +348,15 @@ class Content:
         if self._staged is None:
             self._staged = self._stages.store.stage(self._key)
         return self._staged
+
+
+def digest_fault(claimed: bytes | None, sha256: bytes, size_bytes: int) -> Fault | None:
+    """What is wrong if the caller says that a file has another SHA-256 than it has."""
+    if claimed is None or claimed == sha256:
+        return None
+    came = f"{size_bytes} bytes came, whose SHA-256 is {sha256.hex()}"
+    detail = f"{came}, not {claimed.hex()}. Compare them with the file, and send it again."
+    return Fault(Why.DIGEST_MISMATCH, "file", detail)
 
 
 def _retrieve(writing: asyncio.Future[None]) -> None:

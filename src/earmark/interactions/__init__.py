@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from earmark.database import arrivals, clients, corrections, journal
+from earmark.database import arrivals, clients, corrections, journal, submissions
 from earmark.database import interactions as stored
 from earmark.database import search as searched
 from earmark.errors import (
@@ -59,7 +59,7 @@ if TYPE_CHECKING:
 
     from earmark.database import Database, Scope
     from earmark.database.interactions import Position
-    from earmark.model import ArrivalQuery, Correction, Event, Interaction, Query
+    from earmark.model import Accepted, ArrivalQuery, Correction, Event, Interaction, Query
     from earmark.model.search import Match, Search
     from earmark.model.transcript import Transcript
     from earmark.storage import Reading, Store
@@ -239,6 +239,21 @@ class OrganizationInteractions:
         if interaction is None:
             raise NotFoundError(str(interaction_id))
         return interaction
+
+    def receipt(self, interaction_id: UUID) -> Accepted:
+        """What its upload was answered, for a receipt to be made of it.
+
+        Raises:
+            NotFoundError: the organization has none of this id, or not any more.
+            UnavailableError: the database cannot serve, or the reading cannot be written down.
+        """
+        self._demand(Grant.READ)
+        with self._database.read(self._organization_id) as scope:
+            accepted = submissions.accepted(scope, interaction_id)
+        if accepted is None:
+            raise NotFoundError(str(interaction_id))
+        self._tell_read(interaction_id, "interaction.read_receipt")
+        return accepted
 
     def list_arrivals(
         self, query: ArrivalQuery, *, after: UUID | None = None, limit: int = DEFAULT_LIMIT

@@ -13,7 +13,7 @@ from typing_extensions import override
 
 from earmark.web import api, errors, health, oauth
 from earmark.web.acxapi import agents, hierarchy, metadata, transcriptions, upload, wire
-from earmark.web.api import downloads, events, retries, transcripts, vcon
+from earmark.web.api import downloads, events, receipts, retries, transcripts, vcon
 from earmark.web.connection import RequestContext
 from earmark.web.measured import Measured, lag_measured
 from earmark.web.pace import Pace
@@ -102,7 +102,7 @@ def create_app(heart: Heart) -> FastAPI:
     app.pace = Pace(heart.upload_idle_seconds, heart.upload_min_rate)
     published = (
         oauth.router(heart.access),
-        upload.router(heart.intake),
+        upload.router(heart.intake, heart.access),
         agents.router(heart.directory),
         hierarchy.router(heart.directory),
         metadata.router(heart.interactions),
@@ -110,6 +110,7 @@ def create_app(heart: Heart) -> FastAPI:
     )
     own = (
         api.router(heart.interactions),
+        receipts.router(heart.interactions, heart.access),
         retries.router(heart.interactions),
         transcripts.router(heart.interactions),
         downloads.router(heart.intake),

@@ -150,7 +150,7 @@ def _too_many_uploads(error: errors.TooManyUploadsError) -> Answer:
     return Answer(429, "too_many_uploads", sentence, headers)
 
 
-def _retry_after(error: errors.RateLimitedError) -> Mapping[str, str]:
+def _retry_after(error: errors.RateLimitedError | errors.KeyInUseError) -> Mapping[str, str]:
     return {"Retry-After": str(max(1, math.ceil(error.retry_after_seconds)))}
 
 
@@ -186,6 +186,24 @@ def _conflict(error: errors.ConflictError) -> Answer:
     return Answer(409, error.code, str(error))
 
 
+def _key_in_use(error: errors.KeyInUseError) -> Answer:
+    headers = _retry_after(error)
+    cause = "The first upload with this Idempotency-Key is still on its way."
+    sentence = f"{cause} Retry in {headers['Retry-After']} s."
+    return Answer(409, "idempotency_key_in_use", sentence, headers)
+
+
+def _key_reused(_error: errors.KeyReusedError) -> Answer:
+    # Source: draft-ietf-httpapi-idempotency-key-header-07 section 2.7.
+    cause = "This Idempotency-Key was used for an upload with other metadata or another file."
+    return Answer(422, "idempotency_key_reused", f"{cause} Send this one with a key of its own.")
+
+
+def _deleted(_error: errors.DeletedError) -> Answer:
+    cause = "What was uploaded with this Idempotency-Key was kept, and has been deleted since."
+    return Answer(410, "deleted", f"{cause} To keep it again, send it with a new key.")
+
+
 def _internal(_error: Exception) -> Answer:
     sentence = "Something went wrong on our side. Retry, and tell the operator the X-Request-Id."
     return Answer(500, "internal", sentence)
@@ -198,6 +216,9 @@ ANSWERS: Mapping[type[errors.EarmarkError], Callable[[Any], Answer]] = {
     errors.ForbiddenError: _forbidden,
     errors.NotFoundError: _not_found,
     errors.ConflictError: _conflict,
+    errors.KeyInUseError: _key_in_use,
+    errors.KeyReusedError: _key_reused,
+    errors.DeletedError: _deleted,
     errors.TooLargeError: _too_large,
     errors.StorageQuotaError: _no_room,
     errors.UploadRateError: _upload_rate,

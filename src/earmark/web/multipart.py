@@ -40,6 +40,9 @@ MAX_BOUNDARY_CHARACTERS = 200
 _ENCODINGS = frozenset({"", "7bit", "8bit", "binary"})
 """Content-Transfer-Encoding that changes no byte; RFC 7578 section 4.7 ended the others."""
 
+_DIGESTS = ("Repr-Digest", "Content-Digest")
+"""A part's bytes are its representation: both say the same of it."""
+
 _QUOTED = re.compile(r'"(?:\\.?|[^"\\])*+"?')
 """Quoted text, also where its end is missing: to look for that from each quotation mark anew would
 take a time that grows with the square of the line, 0.8 s for 16 KiB (measured)."""
@@ -55,10 +58,12 @@ class Part:
     Attributes:
         name: in lower case; names match without regard to case.
         file_name: as sent, the extended form (RFC 5987) before the plain one; or None.
+        digests: the fields that tell digests of its bytes, as sent.
     """
 
     name: str
     file_name: str | None
+    digests: tuple[str, ...] = ()
 
 
 def boundary_of(content_type: str) -> str | None:
@@ -122,7 +127,8 @@ def _part(segment: MultipartSegment) -> Part:
     file_name = _file_name(segment)
     if "\0" in name or "\0" in (file_name or ""):
         raise malformed("A part's header holds a NUL character.")
-    return Part(name, file_name)
+    digests = tuple(value for field, value in segment.headerlist if field in _DIGESTS)
+    return Part(name, file_name, digests)
 
 
 def _file_name(segment: MultipartSegment) -> str | None:

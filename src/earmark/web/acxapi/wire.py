@@ -81,6 +81,16 @@ SENTENCES: Mapping[Why, str] = {
     ),
     Why.EMPTY_FILE: "You must upload a file that is not empty.",
     Why.NOT_MEDIA: "You must upload a file that holds audio or a chat archive.",
+    Why.DIGEST_MISMATCH: (
+        "The file that was received does not match its digest. Please upload it again."
+    ),
+    Why.DIGEST_MALFORMED: (
+        "Invalid digest of the file. You must upload a Repr-Digest or Content-Digest with a "
+        "well-formed sha-256, or none."
+    ),
+    Why.KEY_MALFORMED: (
+        "Invalid Idempotency-Key. You must send one key of at most 255 characters, or none."
+    ),
     Why.TOO_MANY_PARTS: "Too many parts in the request form. Please upload only the named parts.",
     Why.FORM_MALFORMED: "Malformed multipart form. Please upload a well-formed request form.",
 }

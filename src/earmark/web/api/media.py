@@ -5,7 +5,6 @@ Source: RFC 9110 (sections 8.8, 13 and 14), RFC 9530, RFC 6266.
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import re
 from http import HTTPStatus
@@ -16,6 +15,7 @@ from starlette.responses import Response, StreamingResponse
 from typing_extensions import override
 
 from earmark.model import extension
+from earmark.web import digests
 from earmark.web.errors import Answer, Problem
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ def headers_of(media: Media) -> dict[str, str]:
     """What every answer about the media says of all of it."""
     return {
         "ETag": f'"{media.sha256.hex()}"',
-        "Repr-Digest": f"sha-256=:{base64.b64encode(media.sha256).decode()}:",
+        "Repr-Digest": digests.field(media.sha256),
         "Accept-Ranges": "bytes",
         "Cache-Control": "private, no-cache",  # kept by the caller alone, and asked for each time
         "Content-Type": CONTENT_TYPES[extension(media.file_name)],

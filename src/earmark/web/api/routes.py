@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
 
+from earmark.web import digests
 from earmark.web.api import media
 from earmark.web.api.ids import InteractionId, uuid_of
 from earmark.web.api.problems import problems
@@ -51,10 +52,13 @@ def _add_reading(made: APIRouter, interactions: Interactions) -> None:
         operation_id="get_interaction",
         summary="Read an interaction",
         response_model=InteractionShape,
-        responses=problems(404),
+        responses={**_RECORD, **problems(404)},
     )
     def get_interaction(interaction_id: InteractionId, caller: Reader) -> Response:
-        return _json(InteractionShape.of(interactions.for_(caller).get(uuid_of(interaction_id))))
+        found = interactions.for_(caller).get(uuid_of(interaction_id))
+        answer = _json(InteractionShape.of(found))
+        answer.headers["Repr-Digest"] = digests.field(found.sha256)
+        return answer
 
     @made.get(
         "/{interaction_id}/waveform",
@@ -129,6 +133,18 @@ def _add_changing(made: APIRouter, interactions: Interactions) -> None:
 def _json(record: BaseModel) -> Response:
     return Response(record.model_dump_json(), media_type="application/json")
 
+
+_RECORD: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "The record.",
+        "headers": {
+            "Repr-Digest": {
+                "schema": {"type": "string"},
+                "description": "The SHA-256 of the media, not of the record (RFC 9530).",
+            }
+        },
+    }
+}
 
 _BINARY: dict[str, Any] = {
     content_type: {"schema": {"type": "string", "contentMediaType": content_type}}
