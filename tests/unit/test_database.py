@@ -278,8 +278,15 @@ EVERY_NODE = sa.select(tables.hierarchy_node.c.name)
 
 def test_work_is_committed_and_gives_its_result(database, organization):
     assert database.write_together(organization, adding("one")) == "one"
+    done = []
+
+    def failing(scope: Scope) -> None:
+        done.append("two")
+        adding("two", KeyError())(scope)
+
     with pytest.raises(KeyError):
-        database.write_together(organization, adding("two", KeyError()))
+        database.write_together(organization, failing)
+    assert done == ["two"], "alone, it is not done anew"
     assert names(database, organization, EVERY_NODE) == {"one"}
 
 

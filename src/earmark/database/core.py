@@ -355,7 +355,7 @@ class Database:
         failure: UnavailableError | None = UnavailableError("it was given up")
         try:
             with _unavailable_if_down():
-                if not self._all_went_well(batch):
+                if not self._all_went_well(batch) and len(batch) > 1:
                     with self._writers.begin() as connection:
                         for piece in batch:
                             piece.attempt(self._scope(connection, piece.organization_id))
