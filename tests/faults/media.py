@@ -15,17 +15,17 @@ LARGEST_BYTES = 120_000
 
 
 def recording(dice: random.Random, most: int = LARGEST_BYTES) -> bytes:
-    """Noise of a few seconds."""
+    """Noise of a few seconds; at most that many bytes, and at least a tenth of it."""
     made = io.BytesIO()
     with wave.open(made, "wb") as file:
         file.setparams((1, 2, 8000, 0, "NONE", ""))
-        file.writeframes(dice.randbytes(2 * dice.randrange(1000, most // 2)))
+        file.writeframes(dice.randbytes(2 * dice.randrange(most // 20, most // 2)))
     return made.getvalue()
 
 
 def chat(dice: random.Random, most: int = LARGEST_BYTES) -> bytes:
     """An archive of nonsense."""
-    said = dice.randbytes(dice.randrange(1000, most)).hex()
+    said = dice.randbytes(dice.randrange(most // 20, most // 2)).hex()
     return zipped({"chat.txt": f"Somebody: {said}"})
 
 

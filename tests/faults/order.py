@@ -1,0 +1,94 @@
+"""The steps of the promise in a trace of system calls, and whether each came after the one before."""
+
+from __future__ import annotations
+
+import random
+import re
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+from faults.media import media
+from faults.tracing import traced
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from faults.copies import Copies
+    from faults.ledger import Ledger
+    from faults.tracing import Call
+
+WARM_UPS = 2
+"""Uploads before the one that is looked at: connections are open then, and the log is begun."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A step of the promise.
+
+    Attributes:
+        pattern: of the calls that are it: name, arguments and result.
+        last: whether it is done with the last of them; else with the first.
+    """
+
+    what: str
+    pattern: str
+    last: bool = False
+
+    def of(self, calls: Sequence[Call]) -> Call | None:
+        """The call in which it ends; None if it was not done."""
+        found = [call for call in calls if re.search(self.pattern, f"{call.name}({call.text}")]
+        return found[-1 if self.last else 0] if found else None
+
+
+STAGED = r"[^>]*/staging/[^>]*"
+SHARD = r"[^>]*/objects/[0-9a-f]{2}"
+KEPT = (
+    Step("the bytes are written", rf"^writev\(\d+<{STAGED}>", last=True),
+    Step("the bytes are synced", rf"^f(data)?sync\(\d+<{STAGED}>\)\s+= 0"),
+    Step("the file has its name", r'^rename\("[^"]*/staging/[^"]*", "[^"]*/objects/.*\)\s+= 0'),
+    Step("the name is synced", rf"^fsync\(\d+<{SHARD}>\)\s+= 0"),
+)
+COMMITTED = {
+    "sqlite": (
+        Step("the row is begun", r"^pwrite64\(\d+<[^>]*/earmark\.sqlite3-wal>"),
+        Step("the row is written", r"^pwrite64\(\d+<[^>]*/earmark\.sqlite3-wal>", last=True),
+        Step("the row is synced", r"^f(data)?sync\(\d+<[^>]*/earmark\.sqlite3-wal>\)\s+= 0"),
+    ),
+    "postgresql": (
+        Step("the row is sent", r"^sendto\(.*INSERT INTO interaction"),
+        Step("the commit is sent", r"^sendto\(.*COMMIT", last=True),
+        Step("the commit is answered", r"^recvfrom\(.*COMMIT.*\)\s+= \d", last=True),
+    ),
+}
+ANSWERED = Step(
+    "the caller is answered", r'^(write|writev|sendto|sendmsg)\(\d+<TCP.*"HTTP/1.1 200'
+)
+
+
+def disorder(server: Copies, ledger: Ledger, into: Path, *, size_bytes: int) -> list[str]:
+    """Uploads to a started server, and looks on; what was not done, or before its time."""
+    dice = random.Random(size_bytes)
+    http = server.caller().http
+    for number in range(WARM_UPS):
+        ledger.upload(http, f"{number}.wav", media("_.wav", dice))
+    with traced(server.web, into) as calls:
+        answer = ledger.upload(http, "looked-at.wav", media("_.wav", dice, size_bytes))
+        assert answer is not None
+        assert answer.status_code == 200, answer.text
+    kind = "postgresql" if server.database_url else "sqlite"
+    return [*broken((*KEPT, *COMMITTED[kind], ANSWERED), calls)]
+
+
+def broken(steps: Sequence[Step], calls: Sequence[Call]) -> list[str]:
+    """The steps that were left out, or begun before the one before them had ended."""
+    found = [(step, step.of(calls)) for step in steps]
+    missing = [f"never: {step.what}" for step, call in found if call is None]
+    done = [(step, call) for step, call in found if call is not None]
+    early = [
+        f"{later.what} before {earlier.what}"
+        for (earlier, one), (later, other) in pairwise(done)
+        if other is not one and other.began < one.ended
+    ]
+    return missing + early
