@@ -1,4 +1,4 @@
-"""The steps of the promise in a trace of system calls, and whether each came after the one before."""
+"""The steps of the promise in a trace of system calls, and whether they came in their order."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
+from faults.ledger import listed
 from faults.media import media
 from faults.tracing import traced
+from serving import until
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from faults.ledger import Ledger
     from faults.tracing import Call
 
+NAME = "looked-at.wav"
 WARM_UPS = 2
 """Uploads before the one that is looked at: connections are open then, and the log is begun."""
 
@@ -70,13 +73,14 @@ ANSWERED = Step(
 def disorder(server: Copies, ledger: Ledger, into: Path, *, size_bytes: int) -> list[str]:
     """Uploads to a started server, and looks on; what was not done, or before its time."""
     dice = random.Random(size_bytes)
-    http = server.caller().http
+    caller = server.caller()
     for number in range(WARM_UPS):
-        ledger.upload(http, f"{number}.wav", media("_.wav", dice))
+        ledger.upload(caller.http, f"{number}.wav", media(NAME, dice))
     with traced(server.web, into) as calls:
-        answer = ledger.upload(http, "looked-at.wav", media("_.wav", dice, size_bytes))
+        answer = ledger.upload(caller.http, NAME, media(NAME, dice, size_bytes))
         assert answer is not None
         assert answer.status_code == 200, answer.text
+        until(lambda: NAME in listed(caller), "what comes too late has come")
     kind = "postgresql" if server.database_url else "sqlite"
     return [*broken((*KEPT, *COMMITTED[kind], ANSWERED), calls)]
 

@@ -14,6 +14,7 @@ FAULTS = "faults"
 WORDS = {
     "rounds": "rounds",
     "windows": "windows",
+    "missed": "calls that did not come again",
     "acknowledged": "acknowledged",
     "recognized": "kept without an answer",
     "orphans": "orphans swept",

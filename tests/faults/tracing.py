@@ -43,9 +43,9 @@ class Call:
     thread: int
     name: str
     number: int
-    text: str
-    began: int
-    ended: int
+    text: str = ""
+    began: int = 0
+    ended: int = 0
 
     def __str__(self) -> str:
         return f"{self.name} #{self.number} of thread {self.thread}"

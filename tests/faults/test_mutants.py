@@ -1,0 +1,118 @@
+"""Earmark without one part of its durability: each proof notices those that it is there for.
+
+SIGKILL cannot show a sync that was left out; only the order of system calls and a power loss do.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+from typing import TYPE_CHECKING
+
+import pytest
+
+from faults import mutants
+from faults.ledger import Ledger, orphans, swept
+from faults.media import media
+from faults.order import disorder
+from faults.tracing import Call, need_strace
+from faults.windows import Windows
+from serving import until
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from faults.copies import Copies
+    from faults.mutants import Mutant
+
+PAUSE_SECONDS = 0.1
+"""Between pieces of a body that is not to end."""
+
+SWEEP_SECONDS = 5
+"""A worker sweeps as it starts; when everything is processed, it has."""
+
+SHOWN_CHARACTERS = 50
+
+KEY_CALLS = {
+    "sqlite": (("fsync", 1), ("rename", 1), ("fsync", 2), ("pwrite64", 1), ("fdatasync", 1)),
+    "postgresql": (("fsync", 1), ("rename", 1), ("fsync", 2), ("sendto", 2), ("sendto", 4)),
+}
+"""At which to kill: where files and rows become what they are."""
+
+
+@pytest.fixture
+def new_mutant(new_copies: Callable[..., Copies], tmp_path: Path) -> Callable[..., Copies]:
+    """Makes a server of a mutant."""
+
+    def make(mutant: Mutant, kind: str, **facts: object) -> Copies:
+        source = mutant.made(tmp_path / "mutant")
+        return new_copies(kind, source=source, arguments=("--no-worker",), **facts)
+
+    return make
+
+
+@pytest.fixture
+def catch(tell: Callable[..., None]) -> Callable[..., None]:
+    """Tells a row of the table, and fails if the mutant was not caught."""
+
+    def told(mutant: Mutant, by: str, after: str, breaches: list[str]) -> None:
+        print(*breaches, sep="\n")
+        first = breaches[0][:SHOWN_CHARACTERS] if breaches else ""
+        tell(mutant=mutant.name, by=by, caught=f"{after}: {first}" if breaches else "")
+        assert breaches, f"{mutant.name} was not caught"
+
+    return told
+
+
+@pytest.mark.parametrize(
+    ("kind", "mutant", "said"),
+    [
+        ("sqlite", mutants.ACKNOWLEDGED_EARLY, "the caller is answered before"),
+        ("postgresql", mutants.ACKNOWLEDGED_EARLY, "the caller is answered before"),
+        ("sqlite", mutants.DATA_UNSYNCED, "never: the bytes are synced"),
+        ("sqlite", mutants.FOLDER_UNSYNCED, "never: the name is synced"),
+        ("sqlite", mutants.COMMIT_UNSYNCED, "never: the row is synced"),
+        ("sqlite", mutants.ROW_FIRST, "the row is begun before the name is synced"),
+        ("postgresql", mutants.ROW_FIRST, "the row is sent before the name is synced"),
+    ],
+)
+def test_another_order_is_seen(kind, mutant, said, new_mutant, catch) -> None:
+    need_strace()
+    server = new_mutant(mutant, kind).start()
+    found = disorder(server, Ledger(), server.data / "trace", size_bytes=20_000)
+    catch(mutant, f"order of system calls, {kind}", "1 upload", found)
+    assert any(said in one for one in found), found
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+@pytest.mark.parametrize("mutant", [mutants.ACKNOWLEDGED_EARLY, mutants.ROW_FIRST])
+def test_a_kill_at_some_system_call_shows_it(kind, mutant, new_mutant, catch) -> None:
+    need_strace()
+    server = new_mutant(mutant, kind, intake_threads=1)
+    windows = Windows(server, Ledger())
+    thread = windows.find(server.data / "trace")[0].thread
+    found: list[str] = []
+    for name, number in KEY_CALLS[kind]:
+        if windows.kill_at(Call(thread, name, number)) and (found := windows.breaches()):
+            break
+    killed = windows.ledger.counts["windows"]
+    catch(mutant, f"kill at a system call, {kind}", f"{killed} windows", found)
+
+
+def test_what_a_kill_leaves_is_seen_to_stay(new_mutant, catch) -> None:
+    mutant, ledger = mutants.UNSWEPT, Ledger()
+    server = new_mutant(mutant, "sqlite").start()
+    caller = server.caller()
+    sent = (caller.another(), "left.wav", media("left.wav", random.Random(1)), PAUSE_SECONDS)
+    sending = threading.Thread(target=ledger.upload, args=sent)
+    sending.start()
+    until(lambda: orphans(server), "staged")
+    server.kill()
+    sending.join()
+    server.start()
+    assert ledger.breaches(caller) == []
+    server.begin("worker")
+    assert ledger.unprocessed(caller) == []
+    found = swept(server, SWEEP_SECONDS)
+    catch(mutant, "orphans after kill -9, sqlite", "1 round", found)
