@@ -25,7 +25,10 @@ from system.conftest import new_server, postgres_served, sqlite_served
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from faults.mutants import Mutant
     from serving import Server
+
+SHOWN_CHARACTERS = 50
 
 __all__ = ["new_server", "postgres_served", "sqlite_served"]
 
@@ -64,3 +67,16 @@ def new_copies(new_server: Callable[..., Server]) -> Iterator[Callable[..., Copi
     for copies in made:
         copies.end()
         shutil.rmtree(copies.data, ignore_errors=True)
+
+
+@pytest.fixture
+def catch(tell: Callable[..., None]) -> Callable[..., None]:
+    """Tells a row of the table, and fails if the mutant was not caught."""
+
+    def told(mutant: Mutant, by: str, after: str, breaches: list[str]) -> None:
+        print(*breaches, sep="\n")
+        first = breaches[0][:SHOWN_CHARACTERS] if breaches else ""
+        tell(mutant=mutant.name, by=by, caught=f"{after}: {first}" if breaches else "")
+        assert breaches, f"{mutant.name} was not caught"
+
+    return told

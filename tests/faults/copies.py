@@ -8,6 +8,7 @@ successor at once. What runs in a copy is `serve_web` or `work`, with nothing re
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -62,11 +63,16 @@ class Copies(Server):
     @override
     def kill(self) -> None:
         """Kills the processes that were started, all at once."""
-        assert self.made_from is not None
-        family = descendants(self.made_from.pid)
+        if self.made_from is None:
+            return
+        made_from = self.made_from.pid
+        family = descendants(made_from)
         for pid in family:
-            os.kill(pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         until(lambda: not any(map(alive, family)), "killed")
+        # One whose first thread is dead may have others that hold its files for a moment.
+        until(lambda: not descendants(made_from), "gone")
 
     def end(self) -> None:
         """Kills everything."""

@@ -19,12 +19,13 @@ import httpx
 
 from earmark.database import Database, tables
 from earmark.interactions import owner_of
-from serving import until
+from serving import PATIENCE_SECONDS, until
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
     from uuid import UUID
 
+    from faults.copies import Copies
     from serving import Caller, Server
 
 TAKEN = "An interaction with this file name already exists."
@@ -123,7 +124,11 @@ class Ledger:
                 yield f"{name}: visible, and nobody can have been told"
 
     def _unlike(self, caller: Caller, name: str, id_: str) -> Iterator[str]:
-        answer = caller.http.get(f"/v1/interactions/{id_}/media")
+        try:
+            answer = caller.http.get(f"/v1/interactions/{id_}/media")
+        except httpx.TransportError as error:
+            yield f"{name}: not readable: {error}"
+            return
         if answer.status_code != 200:
             yield f"{name}: not readable: {answer.status_code} {answer.text}"
         elif _sha256(answer.content) != _sha256(self.contents[name]):
@@ -161,8 +166,9 @@ def orphans(server: Server) -> list[str]:
     return staged + [name for name in objects if owner_of(name) not in rows]
 
 
-def swept(server: Server, seconds: float) -> list[str]:
-    """The orphans that a worker has left when that time has gone, or as soon as none is left."""
+def unswept(server: Copies, seconds: float = PATIENCE_SECONDS) -> list[str]:
+    """The orphans that a worker, started here, has left when that time has gone."""
+    server.begin("worker")
     with contextlib.suppress(AssertionError):
         until(lambda: not orphans(server), "swept", seconds)
     return [f"orphan: {name}" for name in orphans(server)]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from faults import mutants
-from faults.ledger import Ledger, orphans, swept
+from faults.ledger import Ledger, orphans, unswept
 from faults.media import media
 from faults.order import disorder
 from faults.tracing import Call, need_strace
@@ -29,10 +29,8 @@ if TYPE_CHECKING:
 PAUSE_SECONDS = 0.1
 """Between pieces of a body that is not to end."""
 
-SWEEP_SECONDS = 5
-"""A worker sweeps as it starts; when everything is processed, it has."""
-
-SHOWN_CHARACTERS = 50
+SWEEP_SECONDS = 8
+"""A worker sweeps as it starts, which takes two or three."""
 
 KEY_CALLS = {
     "sqlite": (("fsync", 1), ("rename", 1), ("fsync", 2), ("pwrite64", 1), ("fdatasync", 1)),
@@ -50,19 +48,6 @@ def new_mutant(new_copies: Callable[..., Copies], tmp_path: Path) -> Callable[..
         return new_copies(kind, source=source, arguments=("--no-worker",), **facts)
 
     return make
-
-
-@pytest.fixture
-def catch(tell: Callable[..., None]) -> Callable[..., None]:
-    """Tells a row of the table, and fails if the mutant was not caught."""
-
-    def told(mutant: Mutant, by: str, after: str, breaches: list[str]) -> None:
-        print(*breaches, sep="\n")
-        first = breaches[0][:SHOWN_CHARACTERS] if breaches else ""
-        tell(mutant=mutant.name, by=by, caught=f"{after}: {first}" if breaches else "")
-        assert breaches, f"{mutant.name} was not caught"
-
-    return told
 
 
 @pytest.mark.parametrize(
@@ -112,7 +97,6 @@ def test_what_a_kill_leaves_is_seen_to_stay(new_mutant, catch) -> None:
     sending.join()
     server.start()
     assert ledger.breaches(caller) == []
-    server.begin("worker")
-    assert ledger.unprocessed(caller) == []
-    found = swept(server, SWEEP_SECONDS)
+    found = unswept(server, SWEEP_SECONDS)
+    assert ledger.unprocessed(caller) == []  # so the worker was at work
     catch(mutant, "orphans after kill -9, sqlite", "1 round", found)
