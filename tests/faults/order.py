@@ -33,16 +33,19 @@ class Step:
     Attributes:
         pattern: of the calls that are it: name, arguments and result.
         last: whether it is done with the last of them; else with the first.
+        follows: whether what came before the step before it is something else.
     """
 
     what: str
     pattern: str
     last: bool = False
+    follows: bool = False
 
-    def of(self, calls: Sequence[Call]) -> Call | None:
+    def of(self, calls: Sequence[Call], before: Call | None) -> Call | None:
         """The call in which it ends; None if it was not done."""
-        found = [call for call in calls if re.search(self.pattern, f"{call.name}({call.text}")]
-        return found[-1 if self.last else 0] if found else None
+        start = calls.index(before) if self.follows and before is not None else 0
+        fit = [one for one in calls[start:] if re.search(self.pattern, f"{one.name}({one.text}")]
+        return fit[-1 if self.last else 0] if fit else None
 
 
 STAGED = r"[^>]*/staging/[^>]*"
@@ -61,13 +64,19 @@ COMMITTED = {
     ),
     "postgresql": (
         Step("the row is sent", r"^sendto\(.*INSERT INTO interaction"),
-        Step("the commit is sent", r"^sendto\(.*COMMIT", last=True),
-        Step("the commit is answered", r"^recvfrom\(.*COMMIT.*\)\s+= \d", last=True),
+        Step("the commit is sent", r"^sendto\(.*COMMIT", follows=True),
+        Step("the commit is answered", r"^recvfrom\(.*COMMIT.*\)\s+= \d", follows=True),
     ),
 }
 ANSWERED = Step(
     "the caller is answered", r'^(write|writev|sendto|sendmsg)\(\d+<TCP.*"HTTP/1.1 200'
 )
+
+
+def promise(server: Copies) -> tuple[Step, ...]:
+    """The steps in their order, as the database of a server takes them."""
+    kind = "postgresql" if server.database_url else "sqlite"
+    return (*KEPT, *COMMITTED[kind], ANSWERED)
 
 
 def disorder(server: Copies, ledger: Ledger, into: Path, *, size_bytes: int) -> list[str]:
@@ -81,13 +90,20 @@ def disorder(server: Copies, ledger: Ledger, into: Path, *, size_bytes: int) -> 
         assert answer is not None
         assert answer.status_code == 200, answer.text
         until(lambda: NAME in listed(caller), "what comes too late has come")
-    kind = "postgresql" if server.database_url else "sqlite"
-    return [*broken((*KEPT, *COMMITTED[kind], ANSWERED), calls)]
+    return broken(promise(server), calls)
+
+
+def located(steps: Sequence[Step], calls: Sequence[Call]) -> list[Call | None]:
+    """The calls that are the steps."""
+    found: list[Call | None] = []
+    for step in steps:
+        found.append(step.of(calls, found[-1] if found else None))
+    return found
 
 
 def broken(steps: Sequence[Step], calls: Sequence[Call]) -> list[str]:
     """The steps that were left out, or begun before the one before them had ended."""
-    found = [(step, step.of(calls)) for step in steps]
+    found = list(zip(steps, located(steps, calls), strict=True))
     missing = [f"never: {step.what}" for step, call in found if call is None]
     done = [(step, call) for step, call in found if call is not None]
     early = [

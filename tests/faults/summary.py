@@ -15,6 +15,7 @@ WORDS = {
     "rounds": "rounds",
     "windows": "windows",
     "missed": "calls that did not come again",
+    "interrupted": "uploads interrupted",
     "acknowledged": "acknowledged",
     "recognized": "kept without an answer",
     "orphans": "orphans swept",
@@ -62,11 +63,12 @@ class FaultSummary:
     def _table(self) -> list[str]:
         if not self._mutants:
             return []
-        caught = sum(bool(one["caught"]) for one in self._mutants)
+        every = {one["mutant"] for one in self._mutants}
+        caught = every - {one["mutant"] for one in self._mutants if not one["caught"]}
         rows = [("mutant", "caught by", "after"), *map(_row, sorted(self._mutants, key=_row))]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         return [
-            f"{caught} of {len(self._mutants)} trials of mutants caught:",
+            f"{len(caught)} of {len(every)} mutants caught, in {len(self._mutants)} trials:",
             *("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows),
         ]
 

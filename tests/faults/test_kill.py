@@ -45,6 +45,7 @@ def test_after_kill_9_every_promise_holds_and_nothing_is_half_there(
     ledger.what = f"kill -9 of web process and worker, {kind}"
     rounds = THOROUGH_ROUNDS if thorough else ROUNDS
     kill_again_and_again(new_copies(kind, settings=SETTINGS), ledger, rounds)
+    assert ledger.counts["interrupted"] > 0, "the kills came too early or too late"
 
 
 @pytest.mark.timeout(3600)
@@ -95,6 +96,7 @@ def kill_while_uploading(
     server.kill()
     for thread in threads:
         thread.join()
+    ledger.counts["interrupted"] += len(ledger.open)
     return names
 
 
@@ -106,12 +108,10 @@ def upload(caller: Caller, ledger: Ledger, begun: list[tuple[str, bytes]], pause
 
 
 def sweep(server: Server, ledger: Ledger) -> None:
-    """What kills left behind is removed by a worker; at least one did leave something."""
-    left = orphans(server)
-    assert left, "no kill left an orphan: they came too late"
+    """What kills left behind is removed by a worker."""
+    ledger.counts["orphans"] += len(orphans(server))
     copies = Copies(server.data, server.database_url, settings=server.settings)
     try:
         assert unswept(copies) == []
     finally:
         copies.end()
-    ledger.counts["orphans"] += len(left)

@@ -97,6 +97,7 @@ class Powered:
         self.server.kill()
         for thread in threads:
             thread.join()
+        ledger.counts["interrupted"] += len(ledger.open)
         self._disk.unmount()
         self._disk.mount()
         self.server.start()
