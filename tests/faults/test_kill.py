@@ -27,8 +27,8 @@ UPLOADERS = 4
 EACH = (".wav", ".zip", ".zip")  # mostly chats: decoding a recording takes long
 
 CYCLE = 5
-"""Rounds of which the first leaves a worker, to be killed at work by the second, after which all
-is processed. Not in each: an attempt that dies with its worker counts, and three are the end."""
+"""Rounds, of which the last begins with a worker at work, and ends with everything processed. Not
+each: an attempt that dies with its worker counts, and three are the end."""
 
 LONGEST_SECONDS = 0.5
 """Until a kill; by then most were answered."""
@@ -67,12 +67,12 @@ def kill_again_and_again(server: Server, ledger: Ledger, rounds: int) -> None:
     caller = server.start().caller()
     for number in range(rounds):
         names = kill_while_uploading(server, caller, ledger, dice, number)
-        place = number % CYCLE
-        server.arguments = () if place < 2 else ("--no-worker",)
+        left = (rounds - number - 1) % CYCLE
+        server.arguments = () if left < 2 else ("--no-worker",)
         server.start()
         assert ledger.breaches(caller, names) == []
         ledger.counts["rounds"] += 1
-        if place == 1:
+        if left == 0:
             assert ledger.unprocessed(caller) == []
     assert ledger.breaches(caller) == []
     server.kill()
