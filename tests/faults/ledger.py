@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 TAKEN = "An interaction with this file name already exists."
 PAGE = 1000
-CHUNK_BYTES = 8192
+CHUNK_BYTES = 64 * 1024
 HEADERS = {"Content-Type": "multipart/form-data; boundary=b"}
 
 

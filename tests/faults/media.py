@@ -11,24 +11,27 @@ from chats import zipped
 if TYPE_CHECKING:
     import random
 
-LARGEST_BYTES = 120_000
+LARGEST_BYTES = {".wav": 3_000_000, ".zip": 120_000}
+"""Chats stay in memory until they are committed, most recordings do not."""
 
 
-def recording(dice: random.Random, most: int = LARGEST_BYTES) -> bytes:
-    """Noise of a few seconds; at most that many bytes, and at least a tenth of it."""
+def media(name: str, dice: random.Random, most: int = 0) -> bytes:
+    """What a file of that name holds; at most that many bytes, and at least a tenth of it."""
+    kind = name[-4:]
+    most = most or LARGEST_BYTES[kind]
+    size = dice.randrange(most // 10, most)
+    return _recording(dice, size) if kind == ".wav" else _chat(dice, size)
+
+
+def _recording(dice: random.Random, size: int) -> bytes:
+    """Noise."""
     made = io.BytesIO()
     with wave.open(made, "wb") as file:
         file.setparams((1, 2, 8000, 0, "NONE", ""))
-        file.writeframes(dice.randbytes(2 * dice.randrange(most // 20, most // 2)))
+        file.writeframes(dice.randbytes(size // 2 * 2))
     return made.getvalue()
 
 
-def chat(dice: random.Random, most: int = LARGEST_BYTES) -> bytes:
+def _chat(dice: random.Random, size: int) -> bytes:
     """An archive of nonsense."""
-    said = dice.randbytes(dice.randrange(most // 20, most // 2)).hex()
-    return zipped({"chat.txt": f"Somebody: {said}"})
-
-
-def media(name: str, dice: random.Random, most: int = LARGEST_BYTES) -> bytes:
-    """What a file of that name holds."""
-    return (recording if name.endswith(".wav") else chat)(dice, most)
+    return zipped({"chat.txt": f"Somebody: {dice.randbytes(size // 2).hex()}"})

@@ -38,16 +38,11 @@ class Mutant:
 
 CHANGE_IT = "change the mutant in tests/faults/mutants.py as the source was changed"
 
-_ACCEPTED = "Accepted(stage.id, submission.file_name, stage.size_bytes, sha256, now())"
+_ACCEPTED = "Accepted(stage.id, submission.file_name, stage.size_bytes, bytes(32), now())"
 ACKNOWLEDGED_EARLY = Mutant(
     "acknowledge before commit",
     "intake/__init__.py",
-    (
-        (
-            "return await asyncio.shield(commit)",
-            f"asyncio.ensure_future(commit); return {_ACCEPTED}",
-        ),
-    ),
+    (("return await asyncio.shield(committing)", f"return {_ACCEPTED}"),),
 )
 DATA_UNSYNCED = Mutant(
     "no data fsync", "storage/local.py", (("os.fsync(self._descriptor)", "pass"),)
@@ -56,14 +51,14 @@ FOLDER_UNSYNCED = Mutant(
     "no directory fsync", "storage/local.py", (("_sync_folder(self._place.parent)", "pass"),)
 )
 COMMIT_UNSYNCED = Mutant(
-    "synchronous=NORMAL", "database/core.py", (("synchronous=FULL", "synchronous=NORMAL"),)
+    "synchronous=NORMAL", "database/core.py", (("'FULL' if synced", "'NORMAL' if synced"),)
 )
 ROW_FIRST = Mutant(
     "row before file",
     "intake/__init__.py",
     (
-        ("            staged.publish()\n", "            pass\n"),
-        ("        return accepted\n", "        staged.publish()\n        return accepted\n"),
+        ("        content.publish()\n", ""),
+        ("        return accepted\n", "        content.publish()\n        return accepted\n"),
     ),
 )
 UNSWEPT = Mutant("sweeper off", "app/worker_process.py", (("parts.interactions.sweep(", "dict("),))

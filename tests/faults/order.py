@@ -84,7 +84,7 @@ def disorder(server: Copies, ledger: Ledger, into: Path, *, size_bytes: int) -> 
     dice = random.Random(size_bytes)
     caller = server.caller()
     for number in range(WARM_UPS):
-        ledger.upload(caller.http, f"{number}.wav", media(NAME, dice))
+        ledger.upload(caller.http, f"{number}.wav", media(NAME, dice, size_bytes))
     with traced(server.web, into) as calls:
         answer = ledger.upload(caller.http, NAME, media(NAME, dice, size_bytes))
         assert answer is not None

@@ -24,7 +24,7 @@ SETTINGS = {"upload_idle_seconds": 10}
 ROUNDS, THOROUGH_ROUNDS = 10, 100
 SERVE_ROUNDS, THOROUGH_SERVE_ROUNDS = 2, 20
 UPLOADERS = 4
-EACH = (".wav", ".zip", ".zip")  # mostly chats: decoding a recording takes long
+EACH = (".zip", ".wav", ".zip")
 
 CYCLE = 5
 """Rounds, of which the last begins with a worker at work, and ends with everything processed. Not

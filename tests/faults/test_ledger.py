@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from serving import Caller, Server
 
 KEPT, OTHER = "kept.wav", "other.wav"
-CONTENT = media(KEPT, random.Random(1))
+CONTENT = media(KEPT, random.Random(1), 50_000)
 
 
 @pytest.fixture(scope="module")

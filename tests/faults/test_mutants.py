@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from faults.copies import Copies
     from faults.mutants import Mutant
 
+LARGE_BYTES = 30_000_000
 PAUSE_SECONDS = 0.1
 """Between pieces of a body that is not to end."""
 
@@ -89,7 +90,8 @@ def test_what_a_kill_leaves_is_seen_to_stay(new_mutant, catch) -> None:
     mutant, ledger = mutants.UNSWEPT, Ledger()
     server = new_mutant(mutant, "sqlite").start()
     caller = server.caller()
-    sent = (caller.another(), "left.wav", media("left.wav", random.Random(1)), PAUSE_SECONDS)
+    content = media("left.wav", random.Random(1), LARGE_BYTES)
+    sent = (caller.another(), "left.wav", content, PAUSE_SECONDS)
     sending = threading.Thread(target=ledger.upload, args=sent)
     sending.start()
     until(lambda: orphans(server), "staged")

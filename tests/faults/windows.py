@@ -27,6 +27,9 @@ COMES_SECONDS = 1
 
 MEDIA_BYTES = 20_000
 
+ANSWERED = "fileSizeKb"
+"""Stands in what a caller gets, and in nothing else that is written."""
+
 
 class Windows:
     """One server after the other, each killed at a call."""
@@ -41,12 +44,14 @@ class Windows:
         self._threads = len(threads(server.web))
 
     def find(self, into: Path) -> list[Call]:
-        """The calls of an upload, from its first write to the last byte of its answer."""
+        """The calls of an upload, from the one that makes its file to the end of its answer."""
         with traced(self._server.web, into) as calls:
             assert self._upload()
-        first = next(n for n, call in enumerate(calls) if call.name == "writev")
-        last = max(n for n, call in enumerate(calls) if _answers(call, self._server.port))
-        return calls[first : last + 1]
+            name = [*self.ledger.contents][-1]
+            until(lambda: name in listed(self._caller), "what comes too late has come")
+        first = next(n for n, call in enumerate(calls) if "/staging/" in call.text)
+        last = next(n for n, call in enumerate(calls) if ANSWERED in call.text)
+        return calls[first : max(first, last) + 1]
 
     def kill_at(self, call: Call) -> bool:
         """Whether that call came, before the answer or right after it."""
@@ -97,8 +102,3 @@ def ended(pid: int, seconds: float) -> bool:
     with contextlib.suppress(AssertionError):
         until(lambda: not alive(pid), "ended", seconds)
     return not alive(pid)
-
-
-def _answers(call: Call, port: int) -> bool:
-    """Whether it writes to a caller."""
-    return call.name == "write" and f"TCP:[127.0.0.1:{port}->" in call.text
