@@ -53,6 +53,12 @@ FOLDER_UNSYNCED = Mutant(
 COMMIT_UNSYNCED = Mutant(
     "synchronous=NORMAL", "database/core.py", (("'FULL' if synced", "'NORMAL' if synced"),)
 )
+_OR_GO = "\n            if self._write_lock.locked():\n                return None"
+SHARED_COMMIT_UNAWAITED = Mutant(
+    "a shared commit is not awaited",
+    "database/core.py",
+    (("self._waiting.append(piece)", f"self._waiting.append(piece){_OR_GO}"),),
+)
 ROW_FIRST = Mutant(
     "row before file",
     "intake/__init__.py",

@@ -1,6 +1,7 @@
 """Earmark without one part of its durability: each proof notices those that it is there for.
 
-SIGKILL cannot show a sync that was left out; only the order of system calls and a power loss do.
+SIGKILL cannot show a sync that was left out; the order of system calls does, and a power loss
+(test_power.py).
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import pytest
 from faults import mutants
 from faults.ledger import Ledger, orphans, unswept
 from faults.media import media
-from faults.order import disorder
+from faults.order import crowded_disorder, disorder
 from faults.tracing import Call, need_strace
 from faults.windows import Windows
 from serving import until
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
 
     from faults.copies import Copies
     from faults.mutants import Mutant
+
+CROWDED_ROUNDS = 10
+"""At most; whether uploads at once share a commit is up to chance."""
 
 LARGE_BYTES = 30_000_000
 PAUSE_SECONDS = 0.1
@@ -69,6 +73,17 @@ def test_another_order_is_seen(kind, mutant, said, new_mutant, catch) -> None:
     found = disorder(server, Ledger(), server.data / "trace", size_bytes=20_000)
     catch(mutant, f"order of system calls, {kind}", "1 upload", found)
     assert any(said in one for one in found), found
+
+
+@pytest.mark.parametrize("mutant", [mutants.ACKNOWLEDGED_EARLY, mutants.SHARED_COMMIT_UNAWAITED])
+def test_another_order_among_uploads_at_once_is_seen(mutant, new_mutant, catch) -> None:
+    need_strace()
+    server, rounds, found = new_mutant(mutant, "sqlite").start(), 0, []
+    while not found and rounds < CROWDED_ROUNDS:
+        rounds += 1
+        into = server.data / f"trace-{rounds}"
+        found = crowded_disorder(server, Ledger(), into, organization=str(rounds))
+    catch(mutant, "order among uploads at once, sqlite", f"{rounds} rounds", found)
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql"])

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from faults.order import disorder
+from faults.order import crowded_disorder, disorder
 from faults.tracing import need_strace
 
 if TYPE_CHECKING:
@@ -35,3 +35,13 @@ def test_bytes_then_name_then_row_then_answer_each_durable_before_the_next(
     ledger.what = f"order of system calls, {kind}"
     server = new_copies(kind, arguments=("--no-worker",)).start()
     assert disorder(server, ledger, tmp_path / "trace", size_bytes=size_bytes) == []
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+def test_each_of_many_uploads_at_once_waits_for_its_own_bytes_and_row(
+    kind: str, new_copies: Callable[..., Copies], ledger: Ledger, tmp_path: Path
+) -> None:
+    need_strace()
+    ledger.what = f"order of system calls, {kind}"
+    server = new_copies(kind, arguments=("--no-worker",)).start()
+    assert crowded_disorder(server, ledger, tmp_path / "trace") == []

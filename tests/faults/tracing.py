@@ -26,7 +26,8 @@ _LINE = re.compile(r"(?P<thread>\d+) +(?P<rest>.*)")
 _ENTERED = re.compile(r"(?P<name>\w+)\((?P<text>.*)")
 _RESUMED = re.compile(r"<\.\.\. (?P<name>\w+) resumed>(?P<text>.*)")
 _UNFINISHED = " <unfinished ...>"
-SHOWN_BYTES = 300
+SHOWN_BYTES = 4096
+"""Of what is read or written: a whole page of SQLite."""
 
 
 @dataclass(slots=True)
@@ -48,7 +49,7 @@ class Call:
     ended: int = 0
 
     def __str__(self) -> str:
-        return f"{self.name} #{self.number} of thread {self.thread}"
+        return f"{self.name}({self.text}"
 
 
 @contextlib.contextmanager
