@@ -15,11 +15,10 @@ LARGEST_BYTES = {".wav": 3_000_000, ".zip": 120_000}
 """Chats stay in memory until they are committed, most recordings do not."""
 
 
-def media(name: str, dice: random.Random, most: int = 0) -> bytes:
-    """What a file of that name holds; at most that many bytes, and at least a tenth of it."""
+def media(name: str, dice: random.Random, size: int = 0) -> bytes:
+    """What a file of that name holds; of that many bytes if they are given, but for its head."""
     kind = name[-4:]
-    most = most or LARGEST_BYTES[kind]
-    size = dice.randrange(most // 10, most)
+    size = size or dice.randrange(LARGEST_BYTES[kind] // 10, LARGEST_BYTES[kind])
     return _recording(dice, size) if kind == ".wav" else _chat(dice, size)
 
 

@@ -27,7 +27,7 @@ def _main(port: int, intake_threads: int) -> None:
     settings, listen = load(), Listen("127.0.0.1", port)
     configure(log_format=settings.log_format, level=settings.log_level)
     if intake_threads:
-        parts.INTAKE_THREADS = intake_threads
+        parts.INTAKE_THREADS = parts.WRITING_THREADS = intake_threads
 
     def web() -> None:
         with bind(listen) as bound:  # nobody waits at the door of one that died

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 ROUNDS, THOROUGH_ROUNDS = 3, 50
 UPLOADERS = 3
 LONGEST_SECONDS = 0.6
-MEDIA_BYTES = 60_000
+LARGEST_BYTES = 60_000
 
 MUTANT_ROUNDS = 20
 """At most; one is enough as a rule."""
@@ -114,7 +114,8 @@ class Powered:
         while True:
             number += 1
             name = f"{stem}-{number}.wav"
-            answer = ledger.upload(http, name, media(name, dice, MEDIA_BYTES))
+            content = media(name, dice, dice.randrange(1000, LARGEST_BYTES))
+            answer = ledger.upload(http, name, content)
             if answer is None or answer.status_code != 200:
                 return
 

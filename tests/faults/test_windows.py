@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from faults.ledger import Ledger
     from faults.tracing import Call
 
+SHORT_BYTES, LONG_BYTES = 20_000, 1_500_000
+"""The first is written by one thread at once, with its row; the second in part as it comes."""
+
 SAMPLE = 4
 """In the ordinary run: of the calls of one name by one thread."""
 
@@ -41,18 +44,23 @@ VARYING = frozenset({"pwrite64", "read"})
 
 
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+@pytest.mark.parametrize(
+    ("kind", "size_bytes"),
+    [("sqlite", SHORT_BYTES), ("postgresql", SHORT_BYTES), ("sqlite", LONG_BYTES)],
+)
 def test_a_kill_at_any_system_call_of_an_upload_loses_nothing(
+    *,
     kind: str,
+    size_bytes: int,
     new_copies: Callable[..., Copies],
     ledger: Ledger,
     thorough: bool,
     tmp_path: Path,
 ) -> None:
     need_strace()
-    ledger.what = f"kill at a system call, {kind}"
+    ledger.what = f"kill at a system call, {kind}, {size_bytes} bytes"
     server = new_copies(kind, intake_threads=1, arguments=("--no-worker",))
-    windows = Windows(server, ledger)
+    windows = Windows(server, ledger, size_bytes=size_bytes)
     found = windows.find(tmp_path / "trace")
     steps = located(promise(server), found)
     assert None not in steps

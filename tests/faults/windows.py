@@ -25,8 +25,6 @@ ATTEMPTS = 3
 COMES_SECONDS = 1
 """Until a call that has not come before the answer is given up."""
 
-MEDIA_BYTES = 20_000
-
 ANSWERED = "fileSizeKb"
 """Stands in what a caller gets, and in nothing else that is written."""
 
@@ -34,8 +32,9 @@ ANSWERED = "fileSizeKb"
 class Windows:
     """One server after the other, each killed at a call."""
 
-    def __init__(self, server: Copies, ledger: Ledger) -> None:
+    def __init__(self, server: Copies, ledger: Ledger, *, size_bytes: int = 20_000) -> None:
         self.ledger = ledger
+        self._size_bytes = size_bytes
         self._server = server
         self._dice = random.Random(1)
         self._caller: Caller = server.start().caller()
@@ -92,7 +91,7 @@ class Windows:
 
     def _upload(self) -> bool:
         name = f"{len(self.ledger.contents)}.wav"
-        content = media(name, self._dice, MEDIA_BYTES)
+        content = media(name, self._dice, self._size_bytes)
         answer = self.ledger.upload(self._caller.http, name, content)
         return answer is not None and answer.status_code == 200
 
