@@ -49,7 +49,7 @@ class Copies(Server):
         return self
 
     def begin(self, kind: str) -> int:
-        """Starts a process "web" or "worker"; its id."""
+        """Starts a process "web", "worker" or "sweeper"; its id."""
         if self.made_from is None:
             self.made_from = self._load()
         assert self.made_from.stdin

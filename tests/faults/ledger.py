@@ -167,8 +167,8 @@ def orphans(server: Server) -> list[str]:
 
 
 def unswept(server: Copies, seconds: float = PATIENCE_SECONDS) -> list[str]:
-    """The orphans that a worker, started here, has left when that time has gone."""
-    server.begin("worker")
+    """The orphans that a sweeper, started here, has left when that time has gone."""
+    server.begin("sweeper")
     with contextlib.suppress(AssertionError):
         until(lambda: not orphans(server), "swept", seconds)
     return [f"orphan: {name}" for name in orphans(server)]

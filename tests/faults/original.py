@@ -1,4 +1,7 @@
-"""A process that has loaded everything; told "web" or "worker", it starts one as its own copy.
+"""A process that has loaded everything; told a kind of process, it starts one as its own copy.
+
+"web" and "worker" are those of `earmark serve`; a "sweeper" is a worker that spares nothing older
+than a moment, for when no upload is on its way.
 
 Its arguments: a port, and how many threads the intake of a web process has; 0 for the usual.
 """
@@ -19,8 +22,8 @@ from earmark.telemetry import configure
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-ORPHAN_GRACE_SECONDS = 1
-"""In a worker of ours; the setting begins at a minute, which no test should wait for."""
+SWEEPER_GRACE_SECONDS = 1
+"""The setting begins at a minute, which no test should wait for."""
 
 
 def _main(port: int, intake_threads: int) -> None:
@@ -33,12 +36,15 @@ def _main(port: int, intake_threads: int) -> None:
         with bind(listen) as bound:  # nobody waits at the door of one that died
             web_process.serve_web(settings, listen, bound)
 
-    def worker() -> None:
+    def worker(**other: object) -> None:
         from earmark.app.worker_process import work
 
-        work(settings.model_copy(update={"orphan_grace_seconds": ORPHAN_GRACE_SECONDS}))
+        work(settings.model_copy(update=other))
 
-    processes = {"web": web, "worker": worker}
+    def sweeper() -> None:
+        worker(orphan_grace_seconds=SWEEPER_GRACE_SECONDS)
+
+    processes = {"web": web, "worker": worker, "sweeper": sweeper}
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # who dies is not waited for
     with socket.socket() as kept:  # or others take the port while nobody listens at it
         kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
