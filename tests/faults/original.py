@@ -8,6 +8,7 @@ Its arguments: a port, and how many threads the intake of a web process has; 0 f
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import socket
@@ -21,6 +22,9 @@ from earmark.telemetry import configure
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+END_WITH_PARENT = 1
+"""PR_SET_PDEATHSIG of prctl(2), of Linux: so no copy outlives a test run that is killed."""
 
 SWEEPER_GRACE_SECONDS = 1
 """The setting begins at a minute, which no test should wait for."""
@@ -56,6 +60,7 @@ def _main(port: int, intake_threads: int) -> None:
 def _copy(main: Callable[[], None]) -> int:
     if copied := os.fork():
         return copied
+    ctypes.CDLL(None).prctl(END_WITH_PARENT, signal.SIGKILL)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     with open(os.devnull) as nothing, open(2, "w", closefd=False) as log:  # noqa: PTH123
         os.dup2(nothing.fileno(), 0)
