@@ -11,7 +11,7 @@ from chats import zipped
 if TYPE_CHECKING:
     import random
 
-LARGEST_BYTES = {".wav": 3_000_000, ".zip": 120_000}
+LARGEST_BYTES = {".wav": 2_000_000, ".zip": 120_000}
 """Chats stay in memory until they are committed, most recordings do not."""
 
 
