@@ -67,4 +67,4 @@ ROW_FIRST = Mutant(
         ("        return accepted\n", "        content.publish()\n        return accepted\n"),
     ),
 )
-UNSWEPT = Mutant("sweeper off", "app/worker_process.py", (("parts.interactions.sweep(", "dict("),))
+UNSWEPT = Mutant("sweeper off", "app/worker_process.py", (("parts.sweeper.sweep(", "dict("),))
