@@ -1,11 +1,3 @@
-"""What the tests of faults share."""
-
-from __future__ import annotations
-
-from faults.reporting import pytest_terminal_summary
-from system.conftest import new_server, postgres_served, sqlite_served
-
-__all__ = ["new_server", "postgres_served", "pytest_terminal_summary", "sqlite_served"]
 """Servers to be killed, what callers know of them, and the summary of what was tried."""
 
 from __future__ import annotations
@@ -17,6 +9,7 @@ import pytest
 
 from faults.copies import Copies
 from faults.ledger import Ledger
+from faults.reporting import pytest_terminal_summary
 from faults.summary import FAULTS
 
 # The fixtures that make servers; whoever asks for one asks for those that it asks for.
@@ -30,7 +23,7 @@ if TYPE_CHECKING:
 
 SHOWN_CHARACTERS = 50
 
-__all__ = ["new_server", "postgres_served", "sqlite_served"]
+__all__ = ["new_server", "postgres_served", "pytest_terminal_summary", "sqlite_served"]
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ Its arguments: a port, and how many threads the intake of a web process has; 0 f
 from __future__ import annotations
 
 import ctypes
+import functools
 import os
 import signal
 import socket
@@ -46,6 +47,10 @@ def _main(port: int, intake_threads: int) -> None:
         work(settings.model_copy(update=other))
 
     def sweeper() -> None:
+        from earmark.app import worker_process
+
+        often = functools.partial(worker_process.Pace, sweep_seconds=SWEEPER_GRACE_SECONDS)
+        worker_process.Pace = often  # type: ignore[assignment,misc]
         worker(orphan_grace_seconds=SWEEPER_GRACE_SECONDS)
 
     processes = {"web": web, "worker": worker, "sweeper": sweeper}
