@@ -97,6 +97,17 @@ def test_to_look_changes_nothing(sweeper: Sweeper, database: Database, store: Lo
     staged.discard()
 
 
+def test_what_a_check_of_the_storage_left_whose_process_died_is_moved_aside(
+    sweeper: Sweeper, store: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as dying:
+        dying.setattr(store, "delete", lambda _key: None)
+        store.check()
+    assert len(objects(store)) == 1
+    assert sweeper.sweep(grace_seconds=-1) == Swept(set_aside=1)
+    assert objects(store) == set()
+
+
 def test_what_is_younger_than_an_hour_is_spared(
     sweeper: Sweeper, store: LocalStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:

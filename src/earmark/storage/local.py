@@ -23,6 +23,7 @@ from urllib.parse import unquote, urlsplit
 from typing_extensions import override
 
 from earmark.errors import NotFoundError, SettingsError, UnavailableError
+from earmark.model import new_id
 from earmark.storage import READ_CHUNK_BYTES, Quarantined, Reading, Staged, Store
 
 if TYPE_CHECKING:
@@ -193,7 +194,7 @@ class LocalStore(Store):
     @override
     def check(self) -> None:
         """See Store.check."""
-        key = f"check-{secrets.token_hex(8)}"
+        key = str(new_id())  # of no interaction, so that the sweeper finds what a crash leaves
         self.put(key, b"check")
         try:
             whole = b"".join(self.read(key))
