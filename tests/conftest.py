@@ -17,6 +17,7 @@ from counting import HostileCounts
 from earmark.database import Database, tables
 from earmark.database.migrate import upgrade
 from earmark.model import Grant, Principal, new_id, now
+from faults import reporting
 from faults.summary import FaultSummary
 from postgres import APP_URL_VARIABLE, URL_VARIABLE, Cluster, PostgresError, Server
 
@@ -45,6 +46,7 @@ def pytest_configure(config: pytest.Config) -> None:
     _keep_files_in_memory()
     config.pluginmanager.register(HostileCounts())
     config.pluginmanager.register(FaultSummary())
+    config.pluginmanager.register(reporting)
     thorough = config.getoption("--thorough")
     hypothesis.settings.load_profile("thorough" if thorough else "usual")
     config.addinivalue_line("markers", "thorough: takes long; runs with --thorough alone")

@@ -9,7 +9,6 @@ import pytest
 
 from faults.copies import Copies
 from faults.ledger import Ledger
-from faults.reporting import pytest_terminal_summary
 from faults.summary import FAULTS
 
 # The fixtures that make servers; whoever asks for one asks for those that it asks for.
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
 
 SHOWN_CHARACTERS = 50
 
-__all__ = ["new_server", "postgres_served", "pytest_terminal_summary", "sqlite_served"]
+__all__ = ["new_server", "postgres_served", "sqlite_served"]
 
 
 @pytest.fixture

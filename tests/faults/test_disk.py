@@ -188,6 +188,7 @@ def folder_sync_fails(disks: Disks) -> Ledger:
 def commit_sync_fails(disks: Disks) -> Ledger:
     """fdatasync of the database fails: a commit that may be lost is never acknowledged."""
     ledger = disks.ledger()
+    assert ledger.upload("before.wav") == 200
     with failing(disks.server, "fdatasync"):
         for number in range(3):
             assert ledger.upload(f"meanwhile-{number}.wav") == 503

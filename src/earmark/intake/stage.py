@@ -32,8 +32,8 @@ BATCH_BYTES = 1024 * 1024
 """Written at once: larger gains nothing, smaller pays for more thread hops (measured)."""
 
 ROOM_SECONDS = 1.0
-"""How long it is taken for granted that there is as much room as was found, less what this
-process has written since."""
+"""How long an upload is admitted by the room that was found. What is written is held against the
+reserve each time."""
 
 FULL_RETRY_SECONDS = 60
 """When to try again what a full disk refused: an operator has to make room first."""
@@ -82,17 +82,6 @@ class Stages:
         """Whether as many more bytes fit for sure, by what was found lately; does not block."""
         room, found_at = self._room
         return size_bytes < room and time.monotonic() - found_at < ROOM_SECONDS
-
-    def take_room(self, size_bytes: int) -> None:
-        """Sees to it that bytes which are written now do not touch the reserve. Blocks.
-
-        Raises:
-            UnavailableError: they would.
-        """
-        if not self.has_room(size_bytes):
-            self.check_reserve(0)
-        room, found_at = self._room
-        self._room = room - size_bytes, found_at
 
     def check_reserve(self, size_bytes: int) -> None:
         """Raises UnavailableError if as many more bytes would touch the reserve. Blocks."""
@@ -341,7 +330,7 @@ class Content:
 
     def _append(self, batch: Sequence[Buffer]) -> None:
         if batch:
-            self._stages.take_room(sum(memoryview(buffer).nbytes for buffer in batch))
+            self._stages.check_reserve(0)
             self._open().append(batch)
 
     def _open(self) -> Staged:
