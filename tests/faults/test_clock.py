@@ -101,6 +101,7 @@ def forward(server: Server, clock: Clock) -> Ledger:
         clock.set(hours=2)
         with contextlib.suppress(AssertionError):  # unless nothing is swept
             until(lambda: not orphan.exists(), "swept", seconds=3)
+            until(lambda: len(objects(storage)) <= before, "all of it swept", seconds=3)
         assert len(objects(storage)) >= before + 1, "what waits for its row is where it was"
         locker.close()
         waiting.join()
