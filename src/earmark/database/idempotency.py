@@ -16,7 +16,7 @@ from earmark.database.tables import download, idempotency_key, idempotency_lease
 from earmark.model import DownloadStatus
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Sequence
     from datetime import datetime
     from uuid import UUID
 
@@ -92,11 +92,16 @@ def put(
     return scope.insert_if_absent(idempotency_key, values)
 
 
-def purge(scope: Scope, *, at: datetime, limit: int) -> bool:
-    """Forgets so many keys whose time is over; whether there may be more."""
+def ended(scope: Scope, *, at: datetime, limit: int) -> Sequence[bytes]:
+    """The hashes of keys whose time is over, so many at most."""
     over = sa.select(idempotency_key.c.key_hash).where(idempotency_key.c.expires_at <= at)
-    some = idempotency_key.c.key_hash.in_(over.limit(limit))
-    return scope.run(sa.delete(idempotency_key).where(some)) == limit
+    return [row.key_hash for row in scope.rows(over.limit(limit))]
+
+
+def forget(scope: Scope, hashes: Sequence[bytes], *, at: datetime) -> None:
+    """Forgets those of them whose time is over still."""
+    some = idempotency_key.c.key_hash.in_(hashes), idempotency_key.c.expires_at <= at
+    scope.run(sa.delete(idempotency_key).where(*some))
 
 
 def _mine(key_hash: bytes) -> sa.Select[tuple[bytes, UUID | None, UUID | None]]:

@@ -29,7 +29,8 @@ from earmark.intake.stage import BATCH_BYTES, digest_fault
 from earmark.model import now
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Sequence
+    from datetime import datetime
     from types import TracebackType
     from uuid import UUID
 
@@ -297,10 +298,15 @@ class Comparison:
 
 def forget_ended(database: Database) -> None:
     """Forgets keys whose time is over, a part at a time: on SQLite, uploads wait for each."""
-    left = True
-    while left:
+    at = now()
+    while over := _ended(database, at):
         with database.write(None) as scope:
-            left = idempotency.purge(scope, at=now(), limit=PURGE_BATCH)
+            idempotency.forget(scope, over, at=at)
+
+
+def _ended(database: Database, at: datetime) -> Sequence[bytes]:
+    with database.read(None) as scope:
+        return idempotency.ended(scope, at=at, limit=PURGE_BATCH)
 
 
 def _hash(purpose: bytes, *texts: str) -> bytes:
