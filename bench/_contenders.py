@@ -48,10 +48,15 @@ class Places:
         own = sorted(os.sched_getaffinity(0))
         if len(own) < 2 or not shutil.which("taskset"):
             print("NOT PINNED: server and client share the processors.")
-            every = ",".join(map(str, own))
-            return cls(every, every)
+            return cls.shared()
         half = len(own) // 2
         return cls(",".join(map(str, own[:half])), ",".join(map(str, own[half:])))
+
+    @classmethod
+    def shared(cls) -> Places:
+        """All of them to both: two processes of a server want two."""
+        every = ",".join(map(str, sorted(os.sched_getaffinity(0))))
+        return cls(every, every)
 
     def settle(self) -> None:
         """Moves this process, which is the client, to its own."""

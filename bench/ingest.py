@@ -4,7 +4,8 @@
 
 Every figure is a ratio within one run: in each round all contenders come in turn on the same disk,
 and the median over the rounds of each round's ratio is told, with the least and the most. Server
-and client are pinned to processors of their own. What is processed later (the worker) is off.
+and client are pinned to processors of their own, but for two web processes, which need two. What is
+processed later (the worker) is off.
 
 Contenders: Earmark; `bench/naive.py`, the service of an afternoon brought to the same durability;
 the limits: `dd conv=fsync` of the same bytes, SHA-256 over them, the server's receive-and-discard,
@@ -182,9 +183,9 @@ def _many(folder: Path, places: Places, rounds: int, kind: _Kind) -> None:
     print(f"p99 of one upload: {statistics.median(slowest) * 1000:.0f} ms")
 
 
-def two_processes(folder: Path, places: Places, asked: argparse.Namespace) -> None:
-    """What a second web process brings."""
-    content = _content(SMALL_BYTES)
+def two_processes(folder: Path, _places: Places, asked: argparse.Namespace) -> None:
+    """What a second web process brings. Server and client share all processors here."""
+    content, places = _content(SMALL_BYTES), Places.shared()
     seen: dict[str, list[Figure]] = {}
     slowest: dict[str, list[float]] = {}
     with contextlib.ExitStack() as stack:
