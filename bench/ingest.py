@@ -4,8 +4,8 @@
 
 Every figure is a ratio within one run: in each round all contenders come in turn on the same disk,
 and the median over the rounds of each round's ratio is told, with the least and the most. Server
-and client are pinned to processors of their own, but for two web processes, which need two. What is
-processed later (the worker) is off.
+and client are pinned to processors of their own, but for two web processes, which need two. The
+worker is off.
 
 Contenders: Earmark; `bench/naive.py`, the service of an afternoon brought to the same durability;
 the limits: `dd conv=fsync` of the same bytes, SHA-256 over them, the server's receive-and-discard,
