@@ -22,9 +22,6 @@ if TYPE_CHECKING:
 
     from earmark.access import NewClient
 
-# libfaketime holds up a process now and then, for minutes; no reason was found.
-pytestmark = pytest.mark.thorough
-
 HASTE = Mutant(
     "",  # no mutant: it sweeps twice a second, and not each five minutes
     "app/worker.py",

@@ -107,10 +107,11 @@ def meanwhile(ledger: Ledger, server: Server, release: Callable[[], None]) -> No
 def sqlite_locked(server: Server) -> Ledger:
     """SQLite locked: another process holds the write lock for longer than is waited."""
     ledger = Ledger(server.caller())
+    assert ledger.upload("before.wav") == 200
     locker = sqlite3.connect(file_of(server), check_same_thread=False, isolation_level=None)
     locker.execute("BEGIN IMMEDIATE")
     meanwhile(ledger, server, locker.close)
-    assert ledger.answers == {"503 in 5 s": 3}, ledger.told
+    assert ledger.answers == {"200": 1, "503 in 5 s": 3}, ledger.told
     ledger.complete()
     return ledger
 

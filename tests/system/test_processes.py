@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import httpx
 import pytest
 
+from earmark.intake.stage import BATCH_BYTES
 from serving import RECORDING, Server, alive, serving, until
 
 if TYPE_CHECKING:
@@ -121,9 +122,10 @@ def body(going: threading.Event) -> Iterator[bytes]:
     start = '--b\r\nContent-Disposition: form-data; name="'
     form = f'{start}metadata"\r\n\r\n{metadata}\r\n{start}file"; filename="slow.wav"\r\n\r\n'
     content = RECORDING.read_bytes()
-    yield form.encode() + content[:30000]
+    half = content + bytes(BATCH_BYTES)  # what is shorter is kept in memory
+    yield form.encode() + half
     going.wait(30)
-    yield content[30000:] + b"\r\n--b--\r\n"
+    yield content + b"\r\n--b--\r\n"
 
 
 def refused(port: int) -> bool:

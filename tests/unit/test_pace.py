@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 SECONDS = 0.2
 """The pace that is asked for; pieces come after a quarter of it, or never."""
 
-NEVER = 60.0
+NEVER = 10.0
 
 
 class Sender:

@@ -19,7 +19,7 @@ from contract.forms import WAV, body, file_part, meta, metadata_part, part
 from contract.serving import Service
 from earmark import telemetry
 from earmark.access.seal import Seal
-from earmark.database import downloads, tables
+from earmark.database import downloads, submissions, tables
 from earmark.errors import UnavailableError
 from earmark.fetch import Fetcher, Limits
 from earmark.intake import Downloading
@@ -827,7 +827,7 @@ def test_a_download_that_ends_while_another_looks_for_it_is_no_obstacle(
 def test_what_was_deleted_before_the_answer_is_not_acknowledged(
     world: World, caller: Caller, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(downloads, "received", lambda *_: None)
+    monkeypatch.setattr(submissions, "accepted", lambda *_: None)
     assert caller.upload(form(at("file.wav"))).status == 503
 
 

@@ -236,11 +236,10 @@ class Stage:
     async def _flush(self) -> None:
         """Starts writing the buffer, once what was being written is."""
         await self._settle()
-        if self._buffer:
-            batch, size = self._buffer, self._buffered_bytes
-            self._buffer, self._buffered_bytes = [], 0
-            self._writing = asyncio.ensure_future(self._write_batch(batch, size))
-            self._writing.add_done_callback(_retrieve)
+        batch, size = self._buffer, self._buffered_bytes
+        self._buffer, self._buffered_bytes = [], 0
+        self._writing = asyncio.ensure_future(self._write_batch(batch, size))
+        self._writing.add_done_callback(_retrieve)
 
     async def _write_batch(self, batch: Sequence[Buffer], size: int) -> None:
         try:
