@@ -8,9 +8,14 @@ const SECRETS = ["client_id", "client_secret"];
 /** The fields of an operation, in the order in which the page shows them. */
 export function fieldsOf(operation) {
   const parameters = operation.parameters.map((one) => field(one.in, one.name, one.schema, one));
+  const isHeader = (one) => one.place === "header";
   const accepted = forms(operation);
-  if (accepted.length > 1) parameters.push(field("header", "Accept", ACCEPT(accepted), {}));
-  return [...parameters, ...bodyFields(operation.body)];
+  return [
+    ...parameters.filter((one) => !isHeader(one)),
+    ...bodyFields(operation.body),
+    ...parameters.filter(isHeader),
+    ...(accepted.length > 1 ? [field("header", "Accept", ACCEPT(accepted), {})] : []),
+  ];
 }
 
 const ACCEPT = (accepted) => ({
@@ -111,9 +116,8 @@ class Field {
   }
 
   #examples() {
-    const told = this.place === "body" ? [] : (this.schema.examples ?? []);
-    const values = told.length || !this.schema.enum ? told : this.schema.enum;
-    if (this.whole || !values.length) return null;
+    const values = this.schema.examples ?? [];
+    if (this.place === "body" || !values.length) return null;
     const items = values.map((one) => h("li", {}, h("code", {}, JSON.stringify(one))));
     return h("div", { class: "examples" }, h("span", {}, "Examples"), h("ul", {}, items));
   }

@@ -77,8 +77,9 @@ export class OperationView {
       "article",
       {},
       h("div", { class: "about" }, h("h2", { tabindex: "-1" }, summary), h("p", { class: "address" }, h("code", {}, `${method} ${path}`)), h("p", {}, prose(description))),
-      h("div", { class: "takes" }, form, this.#outcomes()),
+      form,
       h("div", { class: "tries" }, this.#sampleBox(), this.#tryBox()),
+      this.#outcomes(),
     );
   }
 
