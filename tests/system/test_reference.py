@@ -298,6 +298,35 @@ def test_every_fault_is_shown_if_problem_details_are_asked_for(page: Page, clien
     assert codes == {"file_name_invalid", "metadata_value_invalid"}
 
 
+def test_a_signed_url_is_sent_in_place_of_a_file(page: Page, client: dict[str, str]):
+    sign_in(page, client)
+    attach(page, RECORDING)
+    fill(page, {"signedUrl": "http://127.0.0.1/call.mp3"})
+    sample = page.locator("#sample").inner_text()
+    assert "--form-string 'signedUrl=http://127.0.0.1/call.mp3'" in sample
+    assert "support-call.wav" not in sample
+    assert try_it(page).startswith("400")
+    assert page.locator("#help").get_attribute("href") == "/docs/errors/signed_url_invalid"
+
+
+def test_a_stream_is_shown_while_it_comes_and_media_can_be_saved(
+    page: Page, client: dict[str, str], caller: Caller
+):
+    id_ = caller.upload("page/stream.wav", RECORDING.read_bytes()).json()["id"]
+    sign_in(page, client)
+    go_to(page, "stream_events")
+    page.get_by_role("button", name="Try It!").click()
+    said(page.locator("#try .answer"), lambda text: id_ in text)
+    page.get_by_role("button", name="Cancel").click()
+    said(page.locator("#try .outcome"), lambda text: text.startswith("Cancelled after"))
+    go_to(page, "get_interaction_media")
+    fill(page, {"interaction_id": id_})
+    assert try_it(page).startswith("200")
+    with page.expect_download() as saved:
+        page.get_by_role("link", name="Save it").click()
+    assert saved.value.path().read_bytes() == RECORDING.read_bytes()
+
+
 def test_without_or_with_wrong_credentials_the_page_says_so(page: Page, server: Server):
     assert try_it(page).startswith("401")
     assert page.locator("#help").get_attribute("href") == "/docs/errors/unauthenticated"
@@ -354,11 +383,10 @@ def test_a_large_upload_can_be_cancelled_and_leaves_nothing(
     attach(page, big)
     fill(page, {"FileName": "page/slow.wav"})
     page.get_by_role("button", name="Try It!").click()
-    outcome = page.locator("#try .outcome")
-    said(outcome, lambda text: re.fullmatch(r"Sending … [\d.]+ of (19|20)\.\d MiB", text))
+    said(page.locator("#sent"), lambda text: re.fullmatch(r"[\d.]+ of (19|20)\.\d MiB", text))
     assert 0 < page.locator("progress").evaluate("(one) => one.value") < 1
     page.get_by_role("button", name="Cancel").click()
-    said(outcome, lambda text: text.startswith("Cancelled after"))
+    said(page.locator("#try .outcome"), lambda text: text.startswith("Cancelled after"))
     assert page.get_by_role("button", name="Cancel").is_hidden()
     found = caller.http.get("/v1/interactions", params={"prefix": "page/slow"})
     assert found.json()["items"] == []

@@ -138,7 +138,9 @@ class Field {
   }
 
   #input() {
-    const shared = { id: this.id, name: this.name, "aria-describedby": `${this.id}-about`, autocomplete: "off" };
+    const about = `${this.id}-about`;
+    const required = this.place === "path"; // all else may be left out, to see what is answered
+    const shared = { id: this.id, name: this.name, required, "aria-describedby": about, autocomplete: "off" };
     if (this.isFile) return h("input", { ...shared, type: "file" });
     const type = [this.schema.type].flat()[0];
     const options = this.schema.enum ?? (type === "boolean" ? [true, false] : null);
@@ -182,6 +184,7 @@ export function requestOf(operation, fields) {
     target: path + (query.length ? `?${query.join("&")}` : ""),
     headers: at("header").map((one) => [one.name, one.input.value]),
     secured: operation.secured,
+    streams: "text/event-stream" in (operation.responses[200]?.content ?? {}),
     body: bodyOf(operation, fields, at),
   };
 }

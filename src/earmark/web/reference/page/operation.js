@@ -20,6 +20,7 @@ export class OperationView {
   #languages = h("select", { id: "language" });
   #status = h("p", { role: "status", class: "outcome" });
   #progress = h("progress", { max: 1, value: 0, hidden: true, "aria-label": "Sent" });
+  #size = h("p", { class: "small", id: "sent" });
   #answer = h("div", { class: "answer" });
   #try = h("button", { type: "submit", class: "first" }, "Try It!");
   #cancel = h("button", { type: "button", hidden: true }, "Cancel");
@@ -84,7 +85,9 @@ export class OperationView {
   }
 
   #sampleBox() {
-    const copy = h("button", { type: "button", click: () => navigator.clipboard?.writeText(this.#sample.textContent) }, "Copy");
+    const clipboard = navigator.clipboard; // there is none where neither TLS nor this machine is
+    const copied = () => clipboard.writeText(this.#sample.textContent);
+    const copy = clipboard ? h("button", { type: "button", click: copied }, "Copy") : null;
     return h(
       "section",
       { "aria-labelledby": "sample-title" },
@@ -113,6 +116,7 @@ export class OperationView {
       h("h3", { id: "try-title" }, "Response"),
       h("p", { class: "line" }, this.#try, this.#cancel),
       this.#progress,
+      this.#size,
       this.#status,
       this.#answer,
     );
@@ -175,14 +179,16 @@ export class OperationView {
   #busy(isBusy) {
     this.#progress.hidden = !isBusy || !this.#request().body;
     this.#progress.value = 0;
+    this.#size.replaceChildren();
     this.#cancel.hidden = !isBusy;
     this.#try.disabled = isBusy;
   }
 
+  /** Told beside the status, which a screen reader would read out at every step. */
   #sent(done, total) {
     this.#progress.value = total ? done / total : 0;
-    const size = `${(done / MEBIBYTE).toFixed(1)} of ${(total / MEBIBYTE).toFixed(1)} MiB`;
-    this.#status.replaceChildren(done < total ? `Sending … ${size}` : `Sent ${size}; waiting for the answer …`);
+    this.#size.replaceChildren(`${(done / MEBIBYTE).toFixed(1)} of ${(total / MEBIBYTE).toFixed(1)} MiB`);
+    if (done === total) this.#say("Sent; waiting for the answer …");
   }
 
   #say(text, kind = "") {

@@ -24,13 +24,8 @@ export function send(request, token, watch) {
   asked.addEventListener("progress", () => {
     if (asked.responseType === "text") watch.came(asked.responseText);
   });
-  asked.addEventListener("readystatechange", () => {
-    const type = asked.getResponseHeader("Content-Type") ?? "";
-    const streams = type.startsWith("text/event-stream");
-    if (asked.readyState === XMLHttpRequest.HEADERS_RECEIVED && streams) asked.responseType = "text";
-  });
   asked.open(request.method, request.target);
-  asked.responseType = "blob";
+  asked.responseType = request.streams ? "text" : "blob"; // a Blob is there at its end only
   if (token) asked.setRequestHeader("Authorization", `Bearer ${token}`);
   for (const [name, value] of request.headers) asked.setRequestHeader(name, value);
   if (request.body?.kind === "json") asked.setRequestHeader("Content-Type", "application/json");
