@@ -158,6 +158,14 @@ def test_of_every_upload_refusal_the_sentence_is_shown_to_the_letter():
         assert json.loads(problem.text)["detail"] == sentence
 
 
+def test_a_taken_name_shows_where_the_other_is():
+    (meaning,) = meanings()["file_name_taken"]
+    *_, problem = bodies(meaning)
+    existing = json.loads(problem.text)["existingId"]
+    assert f"Location: /v1/interactions/{existing}" in problem.head
+    assert "Earmark-Duplicate: unknown" in problem.head
+
+
 def test_every_refused_request_has_the_status_that_its_row_says():
     for several in meanings().values():
         for meaning in several:

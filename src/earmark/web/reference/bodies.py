@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
 from starlette.exceptions import HTTPException
 
@@ -105,7 +106,8 @@ def _record(meaning: Meaning) -> Body:
 def _answer(meaning: Meaning) -> errors.Answer:
     code = meaning.code
     if meaning.kind is Kind.UPLOAD:
-        return wire.refusal(RefusedError([Fault(Why(code), VARIES, VARIES)]))
+        faults = [Fault(Why(code), VARIES, VARIES)]
+        return wire.refusal(RefusedError(faults, existing_id=UUID(int=0)))
     if code in _RAISED:
         return errors.describe(_RAISED[code])
     if code in _WORDED:
