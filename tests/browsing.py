@@ -26,10 +26,12 @@ document.addEventListener("securitypolicyviolation", (event) =>
 @contextlib.contextmanager
 def chromium() -> Iterator[Browser]:
     """A browser without a window. Root, as in a container, has no sandbox of Chromium's."""
+    program = shutil.which("chromium")
+    assert program is not None, "Chromium is missing; ./run test installs it"
     sandboxed = [] if os.geteuid() else ["--no-sandbox"]
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
-            executable_path=shutil.which("chromium"), args=[*sandboxed, "--disable-dev-shm-usage"]
+            executable_path=program, args=[*sandboxed, "--disable-dev-shm-usage"]
         )
         yield browser
         browser.close()
