@@ -32,6 +32,7 @@ ours = pytest.mark.origin("ours")
 OPEN = {
     *("/health/live", "/health/ready", oauth.TOKEN_PATH),
     *(oauth.OPENID_PATH, oauth.METADATA_PATH, oauth.KEYS_PATH),
+    *("/docs", "/docs/assets/{name}", "/docs/errors", "/docs/errors/{code}"),
 }
 """The contract's list of what needs no token, as far as it is a route; `/openapi.json` is none."""
 

@@ -11,7 +11,7 @@ from fastapi import APIRouter, FastAPI
 from starlette.routing import Route
 from typing_extensions import override
 
-from earmark.web import api, errors, health, oauth
+from earmark.web import api, errors, health, oauth, reference
 from earmark.web.acxapi import agents, hierarchy, metadata, transcriptions, upload, wire
 from earmark.web.api import downloads, events, receipts, retries, transcripts, vcon
 from earmark.web.connection import RequestContext
@@ -82,7 +82,7 @@ class _App(FastAPI):
 
 
 def create_app(heart: Heart) -> FastAPI:
-    """The ASGI app: the Upload Media API, `/v1`, tokens, health and `/openapi.json`."""
+    """The ASGI app: the Upload Media API, `/v1`, tokens, health, `/openapi.json` and `/docs`."""
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
@@ -117,6 +117,7 @@ def create_app(heart: Heart) -> FastAPI:
         vcon.router(heart.interactions, heart.access.issuer),
         events.router(heart.interactions, heart.stopping),
         health.router(heart.readiness),
+        reference.router(),
     )
     for router in (*published, *own):
         app.include_router(router)

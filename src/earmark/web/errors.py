@@ -56,12 +56,17 @@ class Answer:
 
 
 class Refusal(Response):
-    """An answer that refuses; its code is told to whoever counts answers, in the scope's state."""
+    """An answer that refuses, and links to the page of its code.
+
+    The code is told to whoever counts answers, too, in the scope's state.
+    """
 
     def __init__(
         self, code: str, body: str, status: int, headers: Mapping[str, str], media_type: str
     ) -> None:
-        super().__init__(body, status, dict(headers), media_type)
+        # Source: RFC 8288 section 3.3; `help` is of its registry.
+        link = {"Link": f'</docs/errors/{code}>; rel="help"'}
+        super().__init__(body, status, {**headers, **link}, media_type)
         self._code = code
 
     @override
@@ -231,7 +236,7 @@ ANSWERS: Mapping[type[errors.EarmarkError], Callable[[Any], Answer]] = {
 """Every error's answer, the special before the general. A test holds it to the error tree."""
 
 
-def _http(error: HTTPException, methods: Sequence[str]) -> Answer:
+def of_http(error: HTTPException, methods: Sequence[str]) -> Answer:
     """What the framework itself refuses: an unknown address or method."""
     if error.status_code == HTTPStatus.NOT_FOUND:
         return _not_found(errors.EarmarkError())
@@ -261,7 +266,7 @@ def install(
         return respond(request, refusal(error) if upload else describe(error))
 
     async def http_error(request: Request, error: Any) -> Response:
-        return respond(request, _http(error, methods_of(request.scope["path"], routes)))
+        return respond(request, of_http(error, methods_of(request.scope["path"], routes)))
 
     async def validation_error(request: Request, error: Any) -> Response:
         faults = [

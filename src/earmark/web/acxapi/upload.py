@@ -15,7 +15,7 @@ from earmark.access.receipts import HEADER as RECEIPT_HEADER
 from earmark.errors import KeyReusedError, RefusedError
 from earmark.model import Download, media_named
 from earmark.web import digests
-from earmark.web.acxapi import wire
+from earmark.web.acxapi import documented, wire
 from earmark.web.acxapi.body import Wire, document_errors
 from earmark.web.errors import Answer, respond
 from earmark.web.idempotency import HEADER, MAX_CHARACTERS, key_of
@@ -48,7 +48,7 @@ file is looked up only when it is committed, by the transaction that keeps it.""
 MAX_URL_BYTES = 16 * 1024
 """As many as an address may have; a longer one is judged by what it has beyond that."""
 
-_NOT_MULTIPART = Answer(
+NOT_MULTIPART = Answer(
     415,
     "not_multipart",
     "Send the request as multipart/form-data with a boundary.",
@@ -77,7 +77,7 @@ def router(intake: Intake, access: Access) -> APIRouter:
         responses={
             200: _ACCEPTED,
             202: _LATER,
-            **document_errors(400, 408, 409, 410, 413, 415, 422, 507),
+            **documented.with_sentences(document_errors(400, 408, 409, 410, 413, 415, 422, 507)),
         },
         openapi_extra=_REQUEST,
     )
@@ -89,7 +89,7 @@ def router(intake: Intake, access: Access) -> APIRouter:
         """
         boundary = boundary_of(request.headers.get("content-type", ""))
         if boundary is None:
-            return respond(request, _NOT_MULTIPART)
+            return respond(request, NOT_MULTIPART)
         receipts = access.receipts
         if not receipts.is_open:
             await run_in_threadpool(receipts.open)  # before anything is promised
@@ -314,14 +314,6 @@ _TEXTS = {"metadata": wire.MAX_METADATA_BYTES, "signedurl": MAX_URL_BYTES}
 """The parts that are read beside the file → how many bytes each may have; one more is kept, so
 that a longer one is seen to be so."""
 
-_METADATA = (
-    "A JSON object; keys match without regard to case: FileName, UploadType (Audio or Chat), "
-    "CallDirection, Name, Phone, Email, AgentFirstName, AgentLastName, AgentCode, "
-    "InteractionDate, ExtendedMetadata (deprecated), ExtendedMetadataValues, HierarchyId, "
-    "HierarchyCode, ApplyHierarchyToAgent, LocaleId (1033 or 2058), ClientCallId. "
-    "Required: FileName, whose extension is the file's, and UploadType."
-)
-
 _ACCEPTED: dict[str, Any] = {
     "description": "It is durable. A later upload with the same `Idempotency-Key` gets the same.",
     "headers": {
@@ -333,6 +325,13 @@ _ACCEPTED: dict[str, Any] = {
             "schema": {"type": "string"},
             "description": "A signed statement of it: a compact JWS of `application/jwt`.",
         },
+    },
+    "links": {
+        "record": {
+            "operationId": "get_interaction",
+            "parameters": {"interaction_id": "$response.body#/id"},
+            "description": "Read its record",
+        }
     },
 }
 
@@ -376,7 +375,8 @@ _REQUEST: dict[str, Any] = {
                         "metadata": {
                             "type": "string",
                             "contentMediaType": "application/json",
-                            "description": _METADATA,
+                            "contentSchema": documented.METADATA,
+                            "description": "A JSON object about the file, as text.",
                         },
                         "file": {
                             "type": "string",
@@ -389,6 +389,7 @@ _REQUEST: dict[str, Any] = {
                             "description": "A signed https address (S3, Azure Blob, GCS or any "
                             "server) from which the file is downloaded, in place of `file`; empty "
                             "means absent.",
+                            "examples": list(documented.SIGNED_URLS),
                         },
                     },
                 },
