@@ -210,6 +210,8 @@ def fill(scene: Scene) -> None:
         "conversationId": chat.json()["id"],
         "download_id": later.headers.get("location", "/x").rpartition("/")[2],
         "extension": "txt",
+        "name": "style.css",
+        "code": "file_empty",
     }
 
 
