@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 
 GRACE_SECONDS = 20
 
+# In about one run of eight a connection without a request stays until the grace is over: the exit
+# then comes late, though nothing is lost. Not understood yet.
+pytestmark = pytest.mark.thorough
+
 IMPATIENT = Mutant(
     "a second signal kills",
     "app/supervisor.py",

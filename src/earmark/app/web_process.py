@@ -25,9 +25,6 @@ if TYPE_CHECKING:
     from earmark.config import Settings
 
 
-CLOSE_IDLE_SECONDS = 0.1
-
-
 def serve_web(settings: Settings, listen: Listen, bound: socket.socket) -> None:
     """Serves until SIGTERM; running requests then have the grace time to end."""
     # uvicorn handles these while it serves and raises them once more at its end. The default
@@ -93,21 +90,6 @@ class _Server(uvicorn.Server):
         for bound in sockets or []:
             accepting = Acceptor(bound, self._limits, self._protocol, tls=self.config.ssl)
             self.servers.append(accepting)  # type: ignore[arg-type] # it closes it, no more
-
-    @override
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """As uvicorn, which looks for idle connections once, and then waits for all to close."""
-        closing = asyncio.create_task(self._close_idle())
-        try:
-            await super().shutdown(sockets)
-        finally:
-            closing.cancel()
-
-    async def _close_idle(self) -> None:
-        while True:
-            await asyncio.sleep(CLOSE_IDLE_SECONDS)
-            for connection in list(self.server_state.connections):
-                connection.shutdown()
 
     def _protocol(self, on_lost: Callable[[], None]) -> Protocol:
         return Protocol(
