@@ -83,7 +83,7 @@ def s3(world: World, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
     identity = {"name": "tests", "credentials": credentials, "actions": ["Admin"]}
     (folder / "s3.json").write_text(json.dumps({"identities": [identity]}))
     command = [weed, "server", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1"]
-    command += ["-master.port=19333", "-volume.port=18080", "-volume.max=4"]
+    command += ["-master.port=19333", "-volume.port=18080", "-volume.max=32"]
     command += ["-master.volumeSizeLimitMB=64", "-volume.minFreeSpace=0"]
     command += ["-filer", "-filer.port=18888", "-s3", f"-s3.port={S3_PORT}"]
     command += [f"-s3.config={folder / 's3.json'}"]
