@@ -54,6 +54,15 @@ def test_a_taken_name_is_refused_and_the_answer_says_who_has_it(
 
 
 @ours
+def test_a_taken_name_comes_before_what_the_first_bytes_of_a_short_file_say(both: Caller) -> None:
+    metadata = meta()
+    both.upload(form(metadata))
+    page = b"<html>" + b" " * 100_000
+    answer = both.upload(form(metadata, page, file_first=False))
+    assert (answer.status, answer.text) == (400, TAKEN)
+
+
+@ours
 def test_a_problem_tells_the_existing_id(both: Caller) -> None:
     metadata = meta()
     first = both.upload(form(metadata)).json["id"]

@@ -2,7 +2,7 @@
 
 The promise is made by `commit` and by nothing else: once it returns, the bytes and the row that
 claims their processing are durable. Until then an upload can vanish without a trace. A crash
-leaves at most bytes that no row claims, which `interactions.sweep` removes.
+leaves at most bytes that no row claims, which `upkeep.sweep` moves aside.
 """
 
 from __future__ import annotations
