@@ -129,7 +129,7 @@ def test_what_has_few_values_lists_them_all():
 def site() -> Iterator[TestClient]:
     app = FastAPI(docs_url=None, redoc_url=None)
     app.include_router(reference.router())
-    errors.install(app, wire.refusal, [])
+    errors.Edge(wire.refusal, []).install(app)
     with TestClient(app) as client:
         yield client
 

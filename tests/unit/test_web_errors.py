@@ -16,7 +16,7 @@ from earmark import errors
 from earmark.web import connection
 from earmark.web import errors as web_errors
 from earmark.web.connection import DRAIN_BYTES, RequestContext
-from earmark.web.errors import ANSWERS, Answer, describe, install, sentence
+from earmark.web.errors import ANSWERS, Answer, Edge, describe, sentence
 from earmark.web.pace import Pace
 
 
@@ -119,7 +119,7 @@ def app() -> FastAPI:
         }[kind]
 
     routes = [route for route in made.routes if isinstance(route, Route)]
-    install(made, lambda error: Answer(400, "refused", str(error)), routes)
+    Edge(lambda error: Answer(400, "refused", str(error)), routes).install(made)
     return made
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import signal
 from typing import TYPE_CHECKING
@@ -70,7 +71,18 @@ def serve_web(settings: Settings, listen: Listen, bound: socket.socket) -> None:
         ),
         head_seconds=settings.head_seconds,
     )
+    _spare_collector()
     server.run(sockets=[bound])
+
+
+def _spare_collector() -> None:
+    """Has the garbage collector leave alone what was made until now, which stays for good.
+
+    It would go through the hundred thousand objects of our libraries each time, while nothing
+    else runs: 45 ms, in which nobody is answered (measured).
+    """
+    gc.collect()
+    gc.freeze()
 
 
 class _Server(uvicorn.Server):

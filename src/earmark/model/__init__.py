@@ -46,8 +46,10 @@ EXTENSIONS: Mapping[MediaType, frozenset[str]] = MappingProxyType(
 
 def media_named(extension: str) -> str:
     """The kind of media that a file of this extension is to be; "unknown" if it is none."""
-    kinds = (kind.value for kind, named in EXTENSIONS.items() if extension in named)
-    return next(kinds, "unknown")
+    for kind, named in EXTENSIONS.items():
+        if extension in named:
+            return kind.value
+    return "unknown"
 
 
 LOCALES = frozenset({"en-US", "es-MX"})
@@ -558,6 +560,9 @@ def storable(text: str) -> bool:
 
 _UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+"""Unicode's category Cc, which is fixed for good. Source: the Unicode Standard, table 4-4."""
+
 
 def clean_file_name(sent: str) -> str:
     """A file name, or how one begins, in the spelling in which names are stored; never refused.
@@ -589,7 +594,7 @@ def normalise_file_name(sent: str) -> str:
     if size > MAX_FILE_NAME_BYTES:
         raise ValueError(f"The name is longer than {MAX_FILE_NAME_BYTES:,} bytes; shorten it.")
     for form in (name, unicodedata.normalize("NFKC", name)):
-        if any(unicodedata.category(character) == "Cc" for character in form):
+        if _CONTROL.search(form):
             raise ValueError("The name holds a control character; remove it.")
         if {".", ".."} & set(re.split(r"[\\/]", form)):
             raise ValueError('The name holds a "." or ".." segment; remove it.')

@@ -31,6 +31,9 @@ _SECRET_TEXT = (
     (re.compile(r"(https?://[^\s?'\"]+)\?[^\s'\"]+"), r"\1?[redacted]"),
     (re.compile(r"(\w+://[^\s:/@]*):[^\s@/]+@"), r"\1:[redacted]@"),
 )
+_SUSPICIOUS = re.compile(r"(?i)bearer|basic|://")
+"""Without any of these a text holds none of the above."""
+
 SPEAK_SECONDS = 60.0
 
 
@@ -66,7 +69,7 @@ def configure(*, log_format: str = "auto", level: str = "info") -> None:
     """
     text = log_format == "text" or (log_format == "auto" and sys.stderr.isatty())
     shared: list[Any] = [
-        structlog.contextvars.merge_contextvars,
+        _of_request,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
@@ -76,18 +79,18 @@ def configure(*, log_format: str = "auto", level: str = "info") -> None:
         if text
         else structlog.processors.JSONRenderer()
     )
-    structlog.configure(
-        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelName(level.upper())),
-        logger_factory=structlog.stdlib.LoggerFactory(),
-        cache_logger_on_first_use=True,
-    )
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[*shared, _first_line],
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last],
         ),
+    )
+    structlog.configure(
+        processors=[*shared, *last],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelName(level.upper())),
+        logger_factory=lambda *_names: _Lines(handler),
+        cache_logger_on_first_use=True,
     )
     handler.addFilter(_name_errors)
     root = logging.getLogger()
@@ -100,6 +103,40 @@ def configure(*, log_format: str = "auto", level: str = "info") -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
     threading.excepthook = _uncaught
     sys.unraisablehook = _uncaught
+
+
+class _Lines:
+    """Writes our own lines where the handler writes those of libraries.
+
+    They are whole when they come here. To make a record of each, which the standard library then
+    formats, would cost an upload as much again as everything else that it logs (measured).
+    """
+
+    def __init__(self, handler: logging.StreamHandler[Any]) -> None:
+        self._handler = handler
+
+    def write(self, line: str) -> None:
+        """Writes a line. Whoever logs is not to fail because nobody can be told."""
+        self._handler.acquire()
+        try:
+            self._handler.stream.write(f"{line}\n")
+            self._handler.flush()
+        except (OSError, ValueError):  # a full disk, a reader that is gone, a closed stream
+            pass
+        finally:
+            self._handler.release()
+
+    debug = info = warning = error = critical = write
+
+
+def _of_request(
+    _logger: Any, _method: str, event: MutableMapping[str, Any]
+) -> MutableMapping[str, Any]:
+    """Which request it happened in."""
+    request_id = origin.get().request_id
+    if request_id is not None:
+        event["request_id"] = request_id
+    return event
 
 
 def _uncaught(left: Any) -> None:
@@ -163,7 +200,12 @@ def _clean(key: str, value: Any) -> Any:
         return [_clean("", one) for one in value]
     if value is None or isinstance(value, bool | int | float):
         return value
-    text = named(value) if isinstance(value, BaseException) else str(value)
+    return _clean_text(key, named(value) if isinstance(value, BaseException) else str(value))
+
+
+def _clean_text(key: str, text: str) -> str:
+    if text.isascii() and text.isprintable() and not _SUSPICIOUS.search(text):
+        return text  # as most are
     for pattern, replacement in _SECRET_TEXT:
         text = pattern.sub(replacement, text)
     if key == "exception":  # the lines of a traceback

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -11,13 +12,15 @@ from fastapi import APIRouter, FastAPI
 from starlette.routing import Route
 from typing_extensions import override
 
-from earmark.web import api, errors, health, oauth, reference
+from earmark.web import api, health, oauth, reference
 from earmark.web.acxapi import agents, hierarchy, metadata, transcriptions, upload, wire
 from earmark.web.api import downloads, events, receipts, retries, transcripts, vcon
 from earmark.web.connection import RequestContext
+from earmark.web.errors import Edge
 from earmark.web.measured import Measured, lag_measured
 from earmark.web.pace import Pace
 from earmark.web.routing import CaselessPaths
+from earmark.web.shortcut import Shortcut
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
@@ -60,11 +63,13 @@ class _App(FastAPI):
     pace: Pace
     caseless_paths: Sequence[str] = ()
     own_paths: Sequence[str] = ()
+    shortcut: Callable[[ASGIApp], ASGIApp]
 
     @override
     def build_middleware_stack(self) -> ASGIApp:
         """As FastAPI, with the request's context around all of it, failures included."""
-        measured = Measured(super().build_middleware_stack(), uploads=upload.PATH)
+        whole = self.shortcut(super().build_middleware_stack())
+        measured = Measured(whole, uploads=upload.PATH)
         stack = CaselessPaths(measured, self.caseless_paths)
         return RequestContext(stack, self.pace, self.own_paths)
 
@@ -100,9 +105,10 @@ def create_app(heart: Heart) -> FastAPI:
     )
     app.state.access = heart.access
     app.pace = Pace(heart.upload_idle_seconds, heart.upload_min_rate)
+    uploads = upload.Uploads(heart.intake, heart.access)
     published = (
         oauth.router(heart.access),
-        upload.router(heart.intake, heart.access),
+        upload.router(uploads),
         agents.router(heart.directory),
         hierarchy.router(heart.directory),
         metadata.router(heart.interactions),
@@ -124,7 +130,10 @@ def create_app(heart: Heart) -> FastAPI:
     app.caseless_paths = [route.path for route in _routes(published)]
     routes = _routes((*published, *own))
     app.own_paths = [*(route.path for route in routes), str(app.openapi_url)]
-    errors.install(app, wire.refusal, routes)
+    edge = Edge(wire.refusal, routes)
+    edge.install(app)
+    taking = next(route for route in routes if route.path == upload.PATH)
+    app.shortcut = partial(Shortcut, route=taking, call=uploads.answer, edge=edge)
     return app
 
 

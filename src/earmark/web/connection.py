@@ -57,22 +57,22 @@ class RequestContext:
             return
         request = _Request(scope, receive, send, self._pace)
         telemetry.origin.set(telemetry.Origin(request.id, (scope.get("client") or [None])[0]))
-        with structlog.contextvars.bound_contextvars(request_id=request.id):
-            try:
-                await self._app(scope, request.receive, request.send)
-            except MemoryError:
-                pass  # further in it was answered and told: a traceback for each would say no more
-            except Exception:
-                # The answer was sent already, further in; here it is told, once.
-                log.exception("request failed")
-            finally:
-                log.info(
-                    "request",
-                    method=scope["method"],
-                    path=self._paths.told(scope["path"]),
-                    status=request.status,
-                    milliseconds=round((time.perf_counter() - request.began) * 1000, 1),
-                )
+        try:
+            await self._app(scope, request.receive, request.send)
+        except MemoryError:
+            pass  # further in it was answered and told: a traceback for each would say no more
+        except Exception:
+            # The answer was sent already, further in; here it is told, once.
+            log.exception("request failed")
+        finally:
+            request.end()
+            log.info(
+                "request",
+                method=scope["method"],
+                path=self._paths.told(scope["path"]),
+                status=request.status,
+                milliseconds=round((time.perf_counter() - request.began) * 1000, 1),
+            )
 
 
 class _Request:
@@ -107,6 +107,10 @@ class _Request:
         if not message.get("more_body", False):
             self._unread, self._ended = False, True
         return message
+
+    def end(self) -> None:
+        """It is over."""
+        self._paced.end()
 
     async def _next(self) -> Message:
         if not self._ended and not self._answered():

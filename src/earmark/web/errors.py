@@ -23,7 +23,7 @@ from earmark.web.negotiation import preferred
 from earmark.web.routing import methods_of
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from fastapi import FastAPI
     from starlette.requests import Request
@@ -254,42 +254,60 @@ def respond(request: Request, answer: Answer) -> Response:
     return sentence(answer, ",".join(request.headers.getlist("accept")))
 
 
-def install(
-    app: FastAPI, refusal: Callable[[errors.RefusedError], Answer], routes: Sequence[Route]
-) -> None:
-    """Makes the app answer every error; `refusal` words those of uploads."""
+class Edge:
+    """Where every error becomes an answer."""
 
-    async def earmark_error(request: Request, error: Any) -> Response:
-        if isinstance(error, errors.ServiceError):
-            log.warning("request failed", error=str(error), cause=error.__cause__)
-        upload = isinstance(error, errors.RefusedError)
-        return respond(request, refusal(error) if upload else describe(error))
+    def __init__(
+        self, refusal: Callable[[errors.RefusedError], Answer], routes: Sequence[Route]
+    ) -> None:
+        """`refusal` words those of uploads."""
+        self._refusal = refusal
+        self._routes = routes
 
-    async def http_error(request: Request, error: Any) -> Response:
-        return respond(request, of_http(error, methods_of(request.scope["path"], routes)))
+    def install(self, app: FastAPI) -> None:
+        """Makes the app answer every error so."""
 
-    async def validation_error(request: Request, error: Any) -> Response:
-        faults = [
-            errors.Invalid(".".join(str(part) for part in fault["loc"][1:]), str(fault["msg"]))
-            for fault in error.errors()
-        ]
-        return respond(request, _invalid(errors.InvalidError(*faults)))
+        async def answer(request: Request, error: Exception) -> Response:
+            return self.answer(request, error)
 
-    async def no_memory(request: Request, _error: Exception) -> Response:
-        log.warning("request failed", error="not enough memory")
-        return respond(request, _unavailable(errors.UnavailableError("not enough memory")))
+        for kind in (*EXPECTED, Exception):
+            app.add_exception_handler(kind, answer)
 
-    async def unexpected(request: Request, error: Exception) -> Response:
+    def answer(self, request: Request, error: Exception) -> Response:
+        """The answer to an error. What is not `EXPECTED` has to be raised further, for the log."""
+        if isinstance(error, errors.EarmarkError):
+            return respond(request, self._ours(error))
+        if isinstance(error, HTTPException):
+            methods = methods_of(request.scope["path"], self._routes)
+            return respond(request, of_http(error, methods))
+        if isinstance(error, RequestValidationError):
+            return respond(request, _malformed(error))
         if isinstance(error, MemoryError) or str(error) == _NO_THREAD:
-            return await no_memory(request, error)
+            log.warning("request failed", error="not enough memory")
+            return respond(request, _unavailable(errors.UnavailableError("not enough memory")))
         return respond(request, _internal(error))
 
-    handlers: dict[type[Exception], Callable[[Request, Any], Awaitable[Response]]] = {
-        errors.EarmarkError: earmark_error,
-        HTTPException: http_error,
-        RequestValidationError: validation_error,
-        MemoryError: no_memory,
-        Exception: unexpected,
-    }
-    for kind, handler in handlers.items():
-        app.add_exception_handler(kind, handler)
+    def _ours(self, error: errors.EarmarkError) -> Answer:
+        if isinstance(error, errors.ServiceError):
+            log.warning("request failed", error=str(error), cause=error.__cause__)
+        if isinstance(error, errors.RefusedError):
+            return self._refusal(error)
+        return describe(error)
+
+
+EXPECTED: tuple[type[Exception], ...] = (
+    errors.EarmarkError,
+    HTTPException,
+    RequestValidationError,
+    MemoryError,
+)
+"""Errors that are no surprise: their answer is all that there is to say."""
+
+
+def _malformed(error: RequestValidationError) -> Answer:
+    """What the framework finds wrong with the values of a request."""
+    faults = [
+        errors.Invalid(".".join(str(part) for part in fault["loc"][1:]), str(fault["msg"]))
+        for fault in error.errors()
+    ]
+    return _invalid(errors.InvalidError(*faults))

@@ -8,7 +8,6 @@ more, is refused here.
 from __future__ import annotations
 
 import re
-from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
@@ -19,11 +18,12 @@ from multipart import (
     PushMultipartParser,
     parse_options_header,
 )
+from starlette.requests import ClientDisconnect
 
 from earmark.errors import Fault, RefusedError, TooLargeError, Why
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator
+    from collections.abc import AsyncGenerator
 
     from starlette.requests import Request
 
@@ -92,12 +92,16 @@ async def parts(
             max_header_size=MAX_HEADER_BYTES,
             max_header_count=MAX_HEADERS,
         )
-        count, left = 0, max_bytes
-        async for chunk in _chunks(request):
+        count, left, more = 0, max_bytes, True
+        while more:
+            message = await request.receive()
+            if message["type"] == "http.disconnect":
+                raise ClientDisconnect
+            chunk, more = message.get("body", b""), message.get("more_body", False)
             left -= len(chunk)
             if left < 0:
                 raise TooLargeError(max_bytes)
-            for event in parser.parse(chunk):
+            for event in parser.parse(chunk) if chunk else ():
                 if isinstance(event, MultipartSegment):
                     count += 1
                     if count > MAX_PARTS:
@@ -109,13 +113,6 @@ async def parts(
         parser.close()
     except MultipartError as error:
         raise malformed(f"{error}.") from error
-
-
-async def _chunks(request: Request) -> AsyncIterator[bytes]:
-    async with aclosing(request.stream()) as stream:
-        async for chunk in stream:
-            if chunk:
-                yield chunk
 
 
 def _part(segment: MultipartSegment) -> Part:
@@ -134,8 +131,8 @@ def _part(segment: MultipartSegment) -> Part:
 def _file_name(segment: MultipartSegment) -> str | None:
     """RFC 7578 names no extended form, yet clients in use send it for names beyond ASCII."""
     header = segment.header("Content-Disposition", "")
-    extended = _EXTENDED_NAME.search(_QUOTED.sub('""', header))
-    if extended is None:
+    extended = "*" in header and _EXTENDED_NAME.search(_QUOTED.sub('""', header))
+    if not extended:
         plain: str | None = segment.filename
         return plain
     charset, encoded = extended.groups()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from earmark.errors import SlowError
 
@@ -30,6 +30,9 @@ class Paced:
 
     Only what is spent waiting for the caller counts: while we are busy with what came, or wait
     for the disk or for our own buffers, nothing is read and nobody is slow.
+
+    One timer serves a whole request: it looks whether a wait has become too long. To begin and end
+    one for each piece of a body takes longer than to read the piece (measured).
     """
 
     def __init__(self, receive: Receive, pace: Pace) -> None:
@@ -37,27 +40,76 @@ class Paced:
         self._pace = pace
         self._waited_seconds = 0.0
         self._came_bytes = 0
+        self._timer: asyncio.TimerHandle | None = None
+        self._waiting: _Wait | None = None
 
     async def __call__(self) -> Message:
-        """See ASGI.
+        """See ASGI. One call at a time.
 
         Raises:
             SlowError: nothing came for too long, or too little over as long.
         """
         loop = asyncio.get_running_loop()
-        began = loop.time()
+        wait = self._waiting = _Wait(asyncio.current_task(loop), loop.time())
+        if self._timer is None:
+            self._timer = loop.call_later(self._pace.seconds, self._look, loop)
         try:
-            async with asyncio.timeout(self._pace.seconds):
-                message = await self._receive()
-        except TimeoutError:
-            raise SlowError(f"nothing came for {self._pace.seconds:g} s") from None
-        self._waited_seconds += loop.time() - began
+            message = await self._receive()
+        except asyncio.CancelledError:
+            if wait.is_given_back():
+                raise SlowError(f"nothing came for {self._pace.seconds:g} s") from None
+            raise
+        finally:
+            self._waiting = None
+        self._waited_seconds += loop.time() - wait.since
         self._came_bytes += len(message.get("body", b""))
         if self._waited_seconds >= self._pace.seconds and message.get("more_body", False):
             self._judge()
         return message
 
+    def end(self) -> None:
+        """Forgets the timer: nothing more is read."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _look(self, loop: asyncio.AbstractEventLoop) -> None:
+        since = loop.time() if self._waiting is None else self._waiting.since
+        left = since + self._pace.seconds - loop.time()
+        if left > 0:
+            self._timer = loop.call_later(left, self._look, loop)
+        elif self._waiting is not None:
+            self._timer = None
+            self._waiting.give_up()
+
     def _judge(self) -> None:
         if self._came_bytes < self._waited_seconds * self._pace.bytes_per_second:
             raise SlowError(f"{self._came_bytes} bytes came in {self._waited_seconds:.1f} s")
         self._waited_seconds, self._came_bytes = 0.0, 0
+
+
+class _Wait:
+    """A task that waits for the caller. It is ended as `asyncio.timeout` ends one.
+
+    Attributes:
+        since: when it began, by the loop's clock.
+    """
+
+    __slots__ = ("_cancelling", "_given_up", "_task", "since")
+
+    def __init__(self, task: asyncio.Task[Any] | None, since: float) -> None:
+        if task is None:
+            raise RuntimeError("a body is read in a task")
+        self.since = since
+        self._task = task
+        self._cancelling = task.cancelling()
+        self._given_up = False
+
+    def give_up(self) -> None:
+        """Ends the wait."""
+        self._given_up = True
+        self._task.cancel()
+
+    def is_given_back(self) -> bool:
+        """Whether it was `give_up` alone that cancelled the task, which then goes on."""
+        return self._given_up and self._task.uncancel() <= self._cancelling

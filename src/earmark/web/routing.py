@@ -32,8 +32,9 @@ class CaselessPaths:
         if scope["type"] == "http":
             words = scope["path"].split("/")
             if words[1:] and words[1].lower() in self._first:
-                path = "/".join(self._spelling.get(word.lower(), word) for word in words)
-                scope = {**scope, "path": path, "raw_path": path.encode()}
+                path = "/".join([self._spelling.get(word.lower(), word) for word in words])
+                if path != scope["path"]:
+                    scope = {**scope, "path": path, "raw_path": path.encode()}
         await self._app(scope, receive, send)
 
 

@@ -63,10 +63,8 @@ Ingester = Annotated[Principal, requires(Grant.INGEST)]
 """The parameter by which a route says which grant it needs, and learns who calls."""
 
 
-async def _uploader(request: Request, _sent: _Documented) -> Principal:
+async def uploader(request: Request) -> Principal:
     """As an Ingester's, and lets pass whose organization may begin one more upload now.
-
-    It asks for the Principal itself, since each dependency of another costs every upload a little.
 
     Raises:
         UploadRateError: it may not.
@@ -85,6 +83,10 @@ async def _uploader(request: Request, _sent: _Documented) -> Principal:
         except RateLimitedError as error:
             raise UploadRateError(error.retry_after_seconds) from error
     return principal
+
+
+async def _uploader(request: Request, _sent: _Documented) -> Principal:
+    return await uploader(request)
 
 
 Uploader = Annotated[Principal, Depends(_uploader)]

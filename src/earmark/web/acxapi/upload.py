@@ -21,7 +21,7 @@ from earmark.web.errors import Answer, respond
 from earmark.web.idempotency import HEADER, MAX_CHARACTERS, key_of
 from earmark.web.multipart import Part, boundary_of, malformed, parts
 from earmark.web.preference import Preference
-from earmark.web.security import Uploader  # noqa: TC001 - FastAPI reads it from the annotation
+from earmark.web.security import Uploader, uploader
 
 if TYPE_CHECKING:
     from earmark.access import Access
@@ -65,7 +65,59 @@ class AcceptedAnswer(Wire):
     file_size_kb: int
 
 
-def router(intake: Intake, access: Access) -> APIRouter:
+class Uploads:
+    """What is done with a request to take something in."""
+
+    def __init__(self, intake: Intake, access: Access) -> None:
+        """Keeps its collaborators."""
+        self._intake = intake
+        self._receipts = access.receipts
+
+    async def answer(self, request: Request) -> Response:
+        """As the route: who is calling is found out first."""
+        return await self.take(request, await uploader(request))
+
+    async def take(self, request: Request, principal: Principal) -> Response:
+        """Reads the form and keeps what it brings."""
+        boundary = boundary_of(request.headers.get("content-type", ""))
+        if boundary is None:
+            return respond(request, NOT_MULTIPART)
+        if not self._receipts.is_open:
+            await run_in_threadpool(self._receipts.open)  # before anything is promised
+        bound = self._intake.for_(principal)
+        least, most = _announced(request)
+        admitted = await bound.admit(least, most)
+        waits = "expect" in request.headers  # then a refusal can come before the first byte
+        is_short = most is not None and most <= SHORT_FORM_BYTES and not waits
+        async with AsyncExitStack() as outer:
+            try:
+                async with admitted as reservation, AsyncExitStack() as stack:
+                    key = key_of(request.headers.getlist(HEADER))
+                    keyed = None
+                    if key is not None:
+                        keyed = await outer.enter_async_context(bound.keyed(key))
+                    upload = _Upload(bound, stack, reservation, keyed=keyed, is_short=is_short)
+                    stack.callback(lambda: setattr(request.state, "media", upload.media))
+                    await upload.read(request, boundary)
+                    if not upload.signed_url:
+                        return _ok(await upload.commit(), self._receipts, principal)
+            except ClientDisconnect:
+                return _GONE
+            # What a file part brought is gone by now; nothing waits on it while the other comes.
+            preference = Preference.of(request.headers)
+            found = await bound.download(
+                upload.submission,
+                upload.signed_url,
+                promise=preference.respond_async,
+                patience_seconds=preference.patience_seconds,
+                keyed=keyed,
+            )
+        if isinstance(found, Download):
+            return _accepted_later(found)
+        return _ok(found, self._receipts, principal)
+
+
+def router(uploads: Uploads) -> APIRouter:
     """The route."""
     routes = APIRouter(tags=["Media"])
 
@@ -87,43 +139,7 @@ def router(intake: Intake, access: Access) -> APIRouter:
         The answer to a refusal is one sentence; with `Accept: application/problem+json` it has
         every fault found.
         """
-        boundary = boundary_of(request.headers.get("content-type", ""))
-        if boundary is None:
-            return respond(request, NOT_MULTIPART)
-        receipts = access.receipts
-        if not receipts.is_open:
-            await run_in_threadpool(receipts.open)  # before anything is promised
-        bound = intake.for_(principal)
-        least, most = _announced(request)
-        admitted = await bound.admit(least, most)
-        waits = "expect" in request.headers  # then a refusal can come before the first byte
-        is_short = most is not None and most <= SHORT_FORM_BYTES and not waits
-        async with AsyncExitStack() as outer:
-            try:
-                async with admitted as reservation, AsyncExitStack() as stack:
-                    key = key_of(request.headers.getlist(HEADER))
-                    keyed = None
-                    if key is not None:
-                        keyed = await outer.enter_async_context(bound.keyed(key))
-                    upload = _Upload(bound, stack, reservation, keyed=keyed, is_short=is_short)
-                    stack.callback(lambda: setattr(request.state, "media", upload.media))
-                    await upload.read(request, boundary)
-                    if not upload.signed_url:
-                        return _ok(await upload.commit(), receipts, principal)
-            except ClientDisconnect:
-                return _GONE
-            # What a file part brought is gone by now; nothing waits on it while the other comes.
-            preference = Preference.of(request.headers)
-            found = await bound.download(
-                upload.submission,
-                upload.signed_url,
-                promise=preference.respond_async,
-                patience_seconds=preference.patience_seconds,
-                keyed=keyed,
-            )
-        if isinstance(found, Download):
-            return _accepted_later(found)
-        return _ok(found, receipts, principal)
+        return await uploads.take(request, principal)
 
     return routes
 

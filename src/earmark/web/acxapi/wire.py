@@ -276,6 +276,8 @@ class _Number(str):
 
 T = TypeVar("T")
 
+_MEDIA_TYPES = {media_type.value: media_type for media_type in MediaType}
+
 
 class _Reader:
     """Reads typed values out of the metadata; collects a fault for each that it cannot."""
@@ -358,9 +360,9 @@ class _Reader:
 
     def _media_type(self) -> MediaType | None:
         sent = self._values.get("uploadtype")
-        for media_type in MediaType:
-            if isinstance(sent, str) and sent.casefold() == media_type.value:
-                return media_type
+        found = _MEDIA_TYPES.get(sent.casefold()) if isinstance(sent, str) else None
+        if found is not None:
+            return found
         self._faults.append(Fault(Why.MEDIA_TYPE, "UploadType", "Send Audio or Chat."))
         return None
 
