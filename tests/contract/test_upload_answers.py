@@ -371,7 +371,7 @@ def test_a_database_that_fails_at_the_commit_is_503(
     def broken(*_: object) -> None:
         raise UnavailableError("the database is broken")
 
-    monkeypatch.setattr(service.database, "write_together", broken)
+    monkeypatch.setattr(service.database, "share", broken)
     answer = caller.upload(form(meta()))
     assert answer.status == 503
     assert (service.kept().rows, service.kept().staged) == (0, 0)

@@ -52,13 +52,14 @@ class Watched(LocalStore):
         self.on_publish = lambda: None
         self.on_stage = lambda: None
         self.descriptors: list[int] = []
+        self.batches: list[int] = []
 
     @override
     def stage(self, key: str) -> Staged:
         self.on_stage()
         staged, store = super().stage(key), self
         self.descriptors.append(staged._descriptor)
-        append, publish = staged.append, staged.publish
+        append = staged.append
 
         def watched_append(batch: Sequence[Any]) -> None:
             store.writing.set()
@@ -67,13 +68,17 @@ class Watched(LocalStore):
                 raise store.failing
             append(batch)
 
-        def watched_publish() -> None:
-            store.on_publish()
-            publish()
-
         staged.append = watched_append  # type: ignore[method-assign]
-        staged.publish = watched_publish  # type: ignore[method-assign]
         return staged
+
+    @override
+    def publish(self, batch: Sequence[Staged]) -> list[UnavailableError | None]:
+        self.batches.append(len(batch))
+        try:
+            self.on_publish()
+        except UnavailableError as error:
+            return [error] * len(batch)
+        return super().publish(batch)
 
     @override
     def free_bytes(self) -> int | None:  # type: ignore[override]
@@ -619,13 +624,13 @@ def test_if_the_database_goes_away_at_the_commit_the_object_is_left_to_the_sweep
     make, store, database, monkeypatch
 ):
     """Nobody can know whether the commit happened: the bytes may be promised."""
-    real = database.write_together
+    real = database.share
 
     def away(*args: Any) -> None:
         real(*args)
         raise UnavailableError("away")
 
-    monkeypatch.setattr(database, "write_together", away)
+    monkeypatch.setattr(database, "share", away)
     with pytest.raises(UnavailableError):
         asyncio.run(send(make(), WAV, submission()))
     assert len(store.objects()) == 1

@@ -3,6 +3,6 @@
 A query is a function that takes the `Scope` of an open transaction first; one file per subject.
 """
 
-from earmark.database.core import Database, Scope
+from earmark.database.core import Database, Piece, Scope
 
-__all__ = ["Database", "Scope"]
+__all__ = ["Database", "Piece", "Scope"]

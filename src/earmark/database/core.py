@@ -282,7 +282,7 @@ class Database:
         self._write_lock: contextlib.AbstractContextManager[Any] = (
             threading.Lock() if self.is_sqlite else contextlib.nullcontext()
         )
-        self._waiting: list[_Piece[Any]] = []
+        self._waiting: list[Piece[Any]] = []
         self._waiting_lock = threading.Lock()
         self._served_at = float("-inf")
 
@@ -329,29 +329,50 @@ class Database:
     def write_together(self, organization_id: UUID | None, work: Callable[[Scope], T]) -> T:
         """Does a piece of work in a transaction that others' work may share; returns its result.
 
-        On SQLite, what comes while a transaction is being written waits and makes the next one
-        together: one wait for the disk, however many there are. Each piece of work succeeds or
-        fails by itself, in its own caller's context, though maybe in another's thread. It may be
-        done twice, of which only the second time counts: if one raises, all is undone, and done
-        anew with a savepoint each. On PostgreSQL, which shares underneath, it is `write`.
+        See `share`, which does several.
 
         Raises:
             UnavailableError: as `write`.
         """
+        piece = Piece(organization_id, work)
+        self.share([piece])
+        return piece.result()
+
+    def share(self, pieces: Sequence[Piece[Any]]) -> None:
+        """Does pieces of work, each of which then has its `result`.
+
+        On SQLite they share a transaction with each other, and with what comes while another one
+        is being written: one wait for the disk, however many there are. Each piece succeeds or
+        fails by itself, in its own context, though maybe in another's thread. It may be done
+        twice, of which only the second time counts: if one raises, all is undone, and done anew
+        with a savepoint each. On PostgreSQL, which shares underneath, each is a `write`.
+        """
         if not self.is_sqlite:
-            with self.write(organization_id) as scope:
-                return work(scope)
-        piece = _Piece(organization_id, work)
+            for piece in pieces:
+                self._write_alone(piece)
+            return
         with self._waiting_lock:
-            self._waiting.append(piece)
+            self._waiting.extend(pieces)
         with self._write_lock:
-            while not piece.ended:  # else whoever had the turn before did it as well
+            while not all(piece.ended for piece in pieces):  # else who had the turn before did it
                 with self._waiting_lock:
                     batch, self._waiting = self._waiting[:TOGETHER], self._waiting[TOGETHER:]
                 self._write_batch(batch)
-        return piece.result()
 
-    def _write_batch(self, batch: Sequence[_Piece[Any]]) -> None:
+    def _write_alone(self, piece: Piece[Any]) -> None:
+        lost: UnavailableError | None = UnavailableError("it was given up")
+        try:
+            with contextlib.suppress(_UndoneError), self.write(piece.organization_id) as scope:
+                if not piece.run(scope):
+                    raise _UndoneError
+                scope.after_commit.clear()  # they are the piece's
+            lost = None
+        except UnavailableError as error:
+            lost = error
+        finally:
+            piece.end(lost)
+
+    def _write_batch(self, batch: Sequence[Piece[Any]]) -> None:
         failure: UnavailableError | None = UnavailableError("it was given up")
         try:
             with _unavailable_if_down():
@@ -367,7 +388,7 @@ class Database:
             for piece in batch:
                 piece.end(failure)
 
-    def _all_went_well(self, batch: Sequence[_Piece[Any]]) -> bool:
+    def _all_went_well(self, batch: Sequence[Piece[Any]]) -> bool:
         """Whether none raised, so that all are committed; else none is."""
         with self._writers.connect() as connection, connection.begin() as transaction:
             for piece in batch:
@@ -405,14 +426,19 @@ class Database:
         return Scope(connection, organization_id)
 
 
-class _Piece(Generic[T]):
-    """Work that waits for a transaction.
+class _UndoneError(Exception):
+    """Ends a transaction of which nothing is to stay."""
+
+
+class Piece(Generic[T]):
+    """Work that waits for a transaction; it is done in the context in which this was made.
 
     Attributes:
         ended: whether it was committed or failed.
     """
 
     def __init__(self, organization_id: UUID | None, work: Callable[[Scope], T]) -> None:
+        """`work` may be done twice, see `Database.share`."""
         self.organization_id = organization_id
         self.ended = False
         self._work = work
@@ -453,7 +479,12 @@ class _Piece(Generic[T]):
         self.ended = True
 
     def result(self) -> T:
-        """What the work returned; raises what it raised, or why it was not committed."""
+        """What the work returned, once it has ended; what is to follow the commit is done here.
+
+        Raises:
+            UnavailableError: it was not committed, or nobody knows.
+            BaseException: what the work raised.
+        """
         if self._lost is not None:
             raise UnavailableError(str(self._lost)) from self._lost
         if self._failure is not None:

@@ -12,12 +12,13 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 from earmark import directory
-from earmark.database import journal, submissions
-from earmark.errors import CallerError, Fault, RefusedError, TooLargeError, Why
+from earmark.database import Piece, journal, submissions
+from earmark.errors import Fault, RefusedError, TooLargeError, Why
+from earmark.intake.commits import Commit, Commits
 from earmark.intake.downloads import Downloading, Downloads
 from earmark.intake.keyed import Comparison, KeyedUpload, KeyedUploads
 from earmark.intake.reservations import Reservation, Reservations
-from earmark.intake.stage import Content, Limits, Stage, Stages
+from earmark.intake.stage import Limits, Stage, Stages
 from earmark.model import LOCALES, Accepted, Quota, now
 
 if TYPE_CHECKING:
@@ -75,6 +76,7 @@ class Intake:
         self._database = database
         self._stages = Stages(store, limits, pool, writers or pool)
         self._reservations = Reservations(database, pool, quota, known_quota)
+        self._commits = Commits(database, self._stages)
         self._keyed = KeyedUploads(database, self._stages)
         self._downloads = Downloads(database, self._stages, downloading, self.for_)
 
@@ -84,6 +86,7 @@ class Intake:
             self._database,
             self._stages,
             self._reservations,
+            commits=self._commits,
             keyed=self._keyed,
             downloads=self._downloads,
             principal=principal,
@@ -112,6 +115,7 @@ class OrganizationIntake:
         stages: Stages,
         reservations: Reservations,
         *,
+        commits: Commits,
         keyed: KeyedUploads,
         downloads: Downloads,
         principal: Principal,
@@ -120,6 +124,7 @@ class OrganizationIntake:
         self._database = database
         self._stages = stages
         self._reservations = reservations
+        self._commits = commits
         self._keyed = keyed
         self._downloads = downloads
 
@@ -217,10 +222,7 @@ class OrganizationIntake:
         if stage.fault is not None:
             await self.check(submission, stage)  # what it says comes before what it holds
             raise RefusedError([stage.fault])
-        content = stage.hand_over()
-        committing = asyncio.ensure_future(
-            self._stages.run(self._commit, stage, content, submission, also)
-        )
+        committing = self._commits.keep(self._commit(stage, submission, also))
         committing.add_done_callback(lambda _: stage.let_go())
         return await asyncio.shield(committing)
 
@@ -295,33 +297,24 @@ class OrganizationIntake:
             raise RefusedError(faults)
 
     def _commit(
-        self,
-        stage: Stage,
-        content: Content,
-        submission: Submission,
-        also: Callable[[Scope], None],
-    ) -> Accepted:
-        name, sha256 = submission.file_name, content.sha256()
-        mismatch = stage.mismatch(sha256)
-        if mismatch is not None:
-            content.discard()
-            self._check(submission, stage)  # what it says comes before what it holds
-            raise RefusedError([mismatch])
-        accepted = Accepted(stage.id, name, stage.size_bytes, sha256, now())
-        content.publish()
+        self, stage: Stage, submission: Submission, also: Callable[[Scope], None]
+    ) -> Commit:
+        content = stage.hand_over()
 
-        def promise(scope: Scope) -> None:
+        def check() -> None:
+            mismatch = stage.mismatch(content.sha256())
+            if mismatch is not None:
+                self._check(submission, stage)  # what it says comes before what it holds
+                raise RefusedError([mismatch])
+
+        def rows(scope: Scope) -> Accepted:
+            size, sha256 = stage.size_bytes, content.sha256()
+            accepted = Accepted(stage.id, submission.file_name, size, sha256, now())
             self._promise(scope, accepted, stage.warnings, submission)
             also(scope)
+            return accepted
 
-        try:
-            self._database.write_together(self.principal.organization_id, promise)
-        except CallerError:
-            # Only here is it certain that no row claims the bytes. After any other failure the
-            # commit may have happened all the same, so the bytes are left to the sweeper.
-            content.discard()
-            raise
-        return accepted
+        return Commit(content, check, Piece(self.principal.organization_id, rows))
 
     def _promise(
         self,

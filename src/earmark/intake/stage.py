@@ -309,18 +309,18 @@ class Content:
             self._hashed_rest = True
         return self._hash.digest()
 
-    def publish(self) -> None:
-        """Writes the rest and makes all of it durable. What it leaves if it fails is removed.
+    def write_rest(self) -> None:
+        """Hands the rest to the storage; what came before is there.
 
         Raises:
-            UnavailableError: the storage cannot.
+            UnavailableError: the storage cannot take it.
         """
-        try:
-            self._append(self.rest)
-            self._open().publish()
-        except BaseException:
-            self.discard()
-            raise
+        self._append(self.rest)
+
+    @property
+    def staged(self) -> Staged:
+        """All of it, to be published."""
+        return self._open()
 
     def discard(self) -> None:
         """Removes every trace from the storage, published or not."""

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
     from typing_extensions import Buffer
 
+    from earmark.errors import UnavailableError
+
 READ_CHUNK_BYTES = 256 * 1024
 """What one step of `Store.read` hands over at most: large enough that the calls cost little."""
 
@@ -94,6 +96,13 @@ class Store(Protocol):
 
         Raises:
             UnavailableError: the storage cannot take it.
+        """
+
+    def publish(self, batch: Sequence[Staged]) -> Sequence[UnavailableError | None]:
+        """As `Staged.publish` of each, waiting for the medium once where it can.
+
+        Returns:
+            for each why it is not there for good, or None.
         """
 
     def put(self, key: str, data: bytes) -> None:

@@ -71,7 +71,7 @@ class Uploads:
     def __init__(self, intake: Intake, access: Access) -> None:
         """Keeps its collaborators."""
         self._intake = intake
-        self._receipts = access.receipts
+        self._access = access
 
     async def answer(self, request: Request) -> Response:
         """As the route: who is calling is found out first."""
@@ -82,8 +82,9 @@ class Uploads:
         boundary = boundary_of(request.headers.get("content-type", ""))
         if boundary is None:
             return respond(request, NOT_MULTIPART)
-        if not self._receipts.is_open:
-            await run_in_threadpool(self._receipts.open)  # before anything is promised
+        receipts = self._access.receipts
+        if not receipts.is_open:
+            await run_in_threadpool(receipts.open)  # before anything is promised
         bound = self._intake.for_(principal)
         least, most = _announced(request)
         admitted = await bound.admit(least, most)
@@ -100,7 +101,7 @@ class Uploads:
                     stack.callback(lambda: setattr(request.state, "media", upload.media))
                     await upload.read(request, boundary)
                     if not upload.signed_url:
-                        return _ok(await upload.commit(), self._receipts, principal)
+                        return _ok(await upload.commit(), receipts, principal)
             except ClientDisconnect:
                 return _GONE
             # What a file part brought is gone by now; nothing waits on it while the other comes.
@@ -114,7 +115,7 @@ class Uploads:
             )
         if isinstance(found, Download):
             return _accepted_later(found)
-        return _ok(found, self._receipts, principal)
+        return _ok(found, receipts, principal)
 
 
 def router(uploads: Uploads) -> APIRouter:
