@@ -48,23 +48,27 @@ DATA_UNSYNCED = Mutant(
     "no data fsync", "storage/local.py", (("os.fsync(self._descriptor)", "pass"),)
 )
 FOLDER_UNSYNCED = Mutant(
-    "no directory fsync", "storage/local.py", (("_sync_folder(self._place.parent)", "pass"),)
+    "no directory fsync", "storage/local.py", (("_sync_folder(self._folder)", "pass"),)
 )
 COMMIT_UNSYNCED = Mutant(
     "synchronous=NORMAL", "database/core.py", (("'FULL' if synced", "'NORMAL' if synced"),)
 )
-_OR_GO = "\n            if self._write_lock.locked():\n                return None"
+_WAITED_FOR = "await asyncio.shield(committing)"
 SHARED_COMMIT_UNAWAITED = Mutant(
     "a shared commit is not awaited",
-    "database/core.py",
-    (("self._waiting.append(piece)", f"self._waiting.append(piece){_OR_GO}"),),
-)
-ROW_FIRST = Mutant(
-    "row before file",
     "intake/__init__.py",
     (
-        ("        content.publish()\n", ""),
-        ("        return accepted\n", "        content.publish()\n        return accepted\n"),
+        (
+            f"return {_WAITED_FOR}",
+            f"return {_ACCEPTED} if self._commits._waiting else {_WAITED_FOR}",
+        ),
     ),
+)
+_PUBLISH, _WRITE_ROWS = "self._publish(_good(batch))", "self._write_rows(_good(batch))"
+_BETWEEN = "\n            "
+ROW_FIRST = Mutant(
+    "row before file",
+    "intake/commits.py",
+    ((_PUBLISH + _BETWEEN + _WRITE_ROWS, _WRITE_ROWS + _BETWEEN + _PUBLISH),),
 )
 UNSWEPT = Mutant("sweeper off", "app/worker_process.py", (("parts.sweeper.sweep(", "dict("),))

@@ -52,9 +52,8 @@ ANOTHER_SYNC = Mutant(
 FOLDER_UNSYNCED = Mutant(
     "an error of the folder's sync is swallowed",
     "storage/local.py",
-    "            _sync_folder(self._place.parent)\n",
-    "            with contextlib.suppress(OSError):\n"
-    "                _sync_folder(self._place.parent)\n",
+    "            _sync_folder(self._folder)\n",
+    "            with contextlib.suppress(OSError):\n                _sync_folder(self._folder)\n",
 )
 NEVER_DROPPED = Mutant(
     "connections to the database are never dropped",

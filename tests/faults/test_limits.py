@@ -38,7 +38,7 @@ OUR_FAULT = Mutant(
     "no memory counts as our fault",
     "web/errors.py",
     '_unavailable(errors.UnavailableError("not enough memory"))',
-    "_internal(_error)",
+    "_internal(error)",
 )
 NOT_SCARCE = Mutant(
     "no descriptors count as our fault",

@@ -74,6 +74,17 @@ def test_discarding_leaves_nothing_however_often(store):
     assert store.sweep_staging(older_than_seconds=-60) == 0
 
 
+def test_several_appear_together(store):
+    keys = [f"{KEY[:-1]}{number}" for number in range(5)]
+    staged = [store.stage(key) for key in keys]
+    for key, one in zip(keys, staged, strict=True):
+        one.append([key.encode()])
+    assert list(store.publish(staged)) == [None] * 5
+    assert everything(store) == set(keys)
+    assert [whole(store.read(key)) for key in keys] == [key.encode() for key in keys]
+    assert list(store.publish([])) == []
+
+
 def test_discarding_removes_what_was_published_too(store):
     staged = store.stage(KEY)
     staged.append([b"some"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import hashlib
 import os
 import threading
@@ -21,14 +22,14 @@ from typing_extensions import override
 from earmark.database import core, tables
 from earmark.directory import Directory, NewAgent, NewNode
 from earmark.errors import Fault, RefusedError, TooLargeError, UnavailableError, Why
-from earmark.intake import Intake, Limits
+from earmark.intake import Intake, Limits, commits
 from earmark.intake import stage as staging
 from earmark.model import AgentSent, MediaType, Quota, Submission
 from earmark.storage.local import LocalStore
 from processing import wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Coroutine, Iterator, Sequence
     from pathlib import Path
 
     from earmark.storage import Staged
@@ -698,3 +699,160 @@ def test_a_node_that_went_away_after_the_check_refuses_the_commit(make, store):
 
     asyncio.run(late())
     assert not store.objects()
+
+
+# What waits is kept together
+
+
+class Held:
+    """Holds up whatever is being published, and then lets all of it go on."""
+
+    def __init__(self, store: Watched) -> None:
+        self.entered = 0
+        self.go = threading.Event()
+        store.on_publish = self.wait
+
+    def wait(self) -> None:
+        self.entered += 1
+        assert self.go.wait(20)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Waits for another thread's work."""
+    while not condition():  # noqa: ASYNC110
+        await asyncio.sleep(0.01)
+
+
+async def crowd(intake: Any, held: Held, *uploads: Coroutine[Any, Any, Any]) -> list[Any]:
+    """What becomes of uploads that wait while two others are published."""
+    before = []
+    for number, name in enumerate("ab", start=1):
+        before.append(asyncio.ensure_future(send(intake, WAV, submission(f"{name}.wav"))))
+        await until(lambda number=number: held.entered == number)
+    sending = [asyncio.ensure_future(upload) for upload in uploads]
+    await until(lambda: len(intake._commits._waiting) == len(uploads))
+    held.go.set()
+    return await asyncio.gather(*before, *sending, return_exceptions=True)
+
+
+async def named_crowd(intake: Any, held: Held) -> list[str]:
+    sending = (send(intake, WAV, submission(name)) for name in NAMES[2:])
+    return [kept.file_name for kept in await crowd(intake, held, *sending)]
+
+
+NAMES = [f"{letter}.wav" for letter in "abcdefg"]
+
+
+@sqlite_alone
+def test_what_waits_is_kept_together(make, store, database):
+    assert asyncio.run(named_crowd(make(), Held(store))) == NAMES
+    assert sorted(store.batches) == [1, 1, 5]
+    assert len(store.objects()) == count(database, tables.interaction) == 7
+
+
+@sqlite_alone
+def test_but_no_more_than_a_bunch_at_a_time(make, store, monkeypatch):
+    monkeypatch.setattr(commits, "TOGETHER", 3)
+    assert asyncio.run(named_crowd(make(), Held(store))) == NAMES
+    assert sorted(store.batches) == [1, 1, 2, 3]
+
+
+def test_many_at_once_are_all_kept(make, store, database):
+    """Where each has a transaction of its own, none waits for another."""
+
+    async def at_once() -> list[Any]:
+        intake = make()
+        return await asyncio.gather(*(send(intake, WAV, submission(name)) for name in NAMES))
+
+    assert [one.file_name for one in asyncio.run(at_once())] == NAMES
+    assert sum(store.batches) == 7
+    assert database.is_sqlite or store.batches == [1] * 7
+
+
+@sqlite_alone
+def test_of_what_is_kept_together_each_fails_by_itself(make, store, database, monkeypatch):
+    sync = os.fsync
+
+    def fail(descriptor: int) -> None:
+        if os.stat(descriptor).st_size == 50:
+            raise OSError(errno.EIO, "input/output error")
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fail)
+
+    async def another_digest(intake: Any) -> Any:
+        async with intake.stage(".wav", claimed=bytes(32)) as stage:
+            await stage.append(WAV)
+            await stage.finish()
+            return await intake.commit(stage, submission("digest.wav"))
+
+    async def mixed() -> list[Any]:
+        intake = make()
+        uploads = (
+            send(intake, WAV, submission("good.wav")),
+            another_digest(intake),
+            send(intake, WAV[:50], submission("unsynced.wav")),
+            send(intake, WAV, submission("good.wav")),
+            send(intake, WAV, submission("last.wav")),
+        )
+        return (await crowd(intake, Held(store), *uploads))[2:]
+
+    good, digest, unsynced, twice, last = asyncio.run(mixed())
+    assert (good.file_name, last.file_name) == ("good.wav", "last.wav")
+    assert [fault.why for fault in digest.faults] == [Why.DIGEST_MISMATCH]
+    assert isinstance(unsynced, UnavailableError)
+    assert [fault.why for fault in twice.faults] == [Why.NAME_TAKEN]
+    assert len(store.objects()) == count(database, tables.interaction) == 4
+    assert not store.staged_files()
+
+
+@sqlite_alone
+def test_what_nobody_expected_is_told_to_all_and_ends_nothing_else(make, store, monkeypatch):
+    def broken() -> None:
+        raise ZeroDivisionError
+
+    async def meet_it() -> Any:
+        intake = make()
+        store.on_publish = broken
+        sending = (send(intake, WAV, submission(name)) for name in NAMES)
+        told = await asyncio.gather(*sending, return_exceptions=True)
+        assert [type(one) for one in told] == [ZeroDivisionError] * 7
+        store.on_publish = lambda: None
+        return await send(intake, WAV, submission("next.wav"))
+
+    assert asyncio.run(meet_it()).file_name == "next.wav"
+
+
+def test_what_no_thread_can_take_is_not_kept_later(make, store, database, monkeypatch):
+    async def refuse_once() -> None:
+        intake = make()
+        submit = intake._commits._stages.submit
+
+        def refuse(*_: Any) -> None:
+            raise RuntimeError("can't start new thread")
+
+        async with intake.stage(".wav") as stage:
+            await stage.append(WAV)
+            await stage.finish()
+            intake._commits._stages.submit = refuse
+            with pytest.raises(RuntimeError, match="new thread"):
+                await intake.commit(stage, submission("refused.wav"))
+            intake._commits._stages.submit = submit
+        await send(intake, WAV, submission("next.wav"))
+
+    asyncio.run(refuse_once())
+    assert count(database, tables.interaction) == 1
+
+
+def test_an_upload_whose_loop_is_gone_is_kept_all_the_same(make, store, database):
+    held = Held(store)
+
+    async def leave() -> None:
+        sending = asyncio.ensure_future(send(make(), WAV, submission()))
+        await until(lambda: held.entered == 1)
+        sending.cancel()
+
+    asyncio.run(leave())
+    held.go.set()
+    wait_until(lambda: count(database, tables.interaction) == 1)
+    wait_until(lambda: not store.staged_files())

@@ -78,6 +78,69 @@ def test_time_that_we_take_ourselves_is_not_counted_against_the_caller() -> None
     assert read(Sender(*pieces, more=False), Pace(SECONDS, 1_000_000), busy=busy) == 60
 
 
+def test_who_is_cancelled_while_waiting_is_cancelled():
+    async def cancel() -> None:
+        paced = Paced(Sender((NEVER, 10)).receive, Pace(SECONDS))
+        reading = asyncio.ensure_future(paced())
+        await asyncio.sleep(SECONDS / 4)
+        reading.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await reading
+
+    asyncio.run(cancel())
+
+
+def test_who_is_cancelled_by_both_is_cancelled():
+    async def cancel() -> None:
+        paced = Paced(Sender((NEVER, 10)).receive, Pace(SECONDS))
+        reading = asyncio.ensure_future(paced())
+        await asyncio.sleep(0)
+        reading.cancel()
+        paced._waiting.give_up()  # type: ignore[union-attr]
+        with pytest.raises(asyncio.CancelledError):
+            await reading
+
+    asyncio.run(cancel())
+
+
+def test_one_timer_serves_a_whole_body_and_is_gone_after_it():
+    async def count() -> None:
+        loop, timers = asyncio.get_running_loop(), []
+        later = loop.call_later
+
+        def noting(delay: float, call: Any, *args: Any) -> asyncio.TimerHandle:
+            timers.append(later(delay, call, *args))
+            return timers[-1]
+
+        async def receive() -> Any:
+            return {"type": "http.request", "body": b"x", "more_body": True}
+
+        loop.call_later = noting  # type: ignore[method-assign]
+        paced = Paced(receive, Pace(SECONDS))
+        for _ in range(100):
+            await paced()
+        assert len(timers) == 1
+        paced.end()
+        assert timers[0].cancelled()
+
+    asyncio.run(count())
+
+
+def test_after_a_request_no_timer_is_left():
+    left: list[Any] = []
+
+    async def app(_scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        loop = asyncio.get_running_loop()
+        left.extend(handle for handle in loop._scheduled if not handle.cancelled())  # type: ignore[attr-defined]
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    run(app, Sender((0, 100), more=False))
+    assert [handle for handle in left if not handle.cancelled()] == []
+    assert left
+
+
 def run(app: Any, sender: Sender) -> list[Any]:
     sent = []
 

@@ -10,6 +10,8 @@ import resource
 import shutil
 import subprocess
 import sys
+import threading
+import time
 import warnings
 from pathlib import Path
 from typing import Any
@@ -298,3 +300,86 @@ def test_a_disk_that_fails_in_the_middle_of_a_reading_is_told(store, monkeypatch
     with pytest.raises(UnavailableError, match="cannot read a file: input/output error") as caught:
         next(reading)
     assert isinstance(caught.value.__cause__, OSError)
+
+
+# Several at once
+
+
+@pytest.fixture
+def bunch(store) -> tuple[list[str], list[Any]]:
+    """Keys, and what is staged under them."""
+    keys = [f"{KEY[:-1]}{number}" for number in range(5)]
+    staged = [store.stage(key) for key in keys]
+    for one in staged:
+        one.append([b"some bytes"])
+    return keys, staged
+
+
+@pytest.fixture(params=["fast", "slow"])
+def disk(request, monkeypatch) -> str:
+    """Each wait takes too long, or none does."""
+    monkeypatch.setattr(local, "SLOW_SECONDS", {"fast": 60, "slow": -1}[request.param])
+    return request.param
+
+
+def test_one_that_fails_keeps_none_of_the_others_from_their_place(store, bunch, disk, monkeypatch):
+    keys, staged = bunch
+    real = os.fsync
+
+    def fail(descriptor: int) -> None:
+        if descriptor == staged[2]._descriptor:
+            raise OSError(errno.EIO, "input/output error")
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fail)
+    outcomes = store.publish(staged)
+    assert [outcome is None for outcome in outcomes] == [True, True, False, True, True]
+    assert isinstance(outcomes[2], UnavailableError)
+    assert set(store.keys(older_than_seconds=-60)) == {*keys[:2], *keys[3:]}
+
+
+def test_each_step_is_done_for_all_before_the_next(store, bunch, disk, monkeypatch):
+    _keys, staged = bunch
+    done: list[str] = []
+    lock = threading.Lock()
+    for name in ("fsync", "rename"):
+        real = getattr(os, name)
+
+        def noting(*args: Any, name: str = name, real: Any = real) -> None:
+            real(*args)
+            with lock:
+                done.append(name)
+
+        monkeypatch.setattr(os, name, noting)
+    assert store.publish(staged) == [None] * 5
+    assert done == ["fsync"] * 5 + ["rename"] * 5 + ["fsync"] * 5
+
+
+def test_on_a_slow_disk_all_wait_at_once(store, bunch, monkeypatch):
+    _keys, staged = bunch
+    monkeypatch.setattr(local, "SLOW_SECONDS", 0.01)
+    together, real = threading.Barrier(4), os.fsync
+
+    def slow(descriptor: int) -> None:
+        if descriptor == staged[0]._descriptor:
+            time.sleep(0.05)
+        elif descriptor in {one._descriptor for one in staged[1:]}:
+            together.wait(20)  # which only ends if the four others come while one waits
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", slow)
+    assert store.publish(staged) == [None] * 5
+
+
+def test_without_threads_what_would_wait_in_them_is_not_there_for_good(store, bunch, monkeypatch):
+    keys, staged = bunch
+
+    def refuse(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(local, "SLOW_SECONDS", -1)
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    outcomes = store.publish(staged)
+    assert outcomes[0] is None
+    assert all(isinstance(outcome, UnavailableError) for outcome in outcomes[1:])
+    assert set(store.keys(older_than_seconds=-60)) == {keys[0]}

@@ -205,3 +205,49 @@ def test_an_exc_info_without_an_error_tells_none(configured, capsys):
     configured(log_format="json")
     structlog.get_logger().info("said", exc_info=True)
     assert "exception" not in json.loads(lines(capsys)[0])
+
+
+def test_a_line_that_nobody_can_take_is_no_error(configured, monkeypatch):
+    class Full:
+        def write(self, _text: str) -> None:
+            raise OSError(28, "No space left on device")
+
+        def isatty(self) -> bool:
+            return False
+
+        def flush(self) -> None:
+            pass
+
+    monkeypatch.setattr(sys, "stderr", Full())
+    configured(log_format="json")
+    structlog.get_logger().info("said")
+
+
+def test_a_line_tells_its_request_and_only_that(configured, capsys):
+    configured(log_format="json")
+    structlog.get_logger().info("before")
+    token = telemetry.origin.set(telemetry.Origin("r-1", "127.0.0.1"))
+    try:
+        structlog.get_logger().info("within")
+        logging.getLogger("library").warning("within too")
+    finally:
+        telemetry.origin.reset(token)
+    told = [json.loads(line) for line in lines(capsys)]
+    assert [line.get("request_id") for line in told] == [None, "r-1", "r-1"]
+    assert all("address" not in line for line in told)
+
+
+def test_lines_of_many_threads_are_whole(configured, capsys):
+    configured(log_format="json")
+
+    def speak(number: int) -> None:
+        for turn in range(50):
+            structlog.get_logger().info("said", number=number, turn=turn)
+            logging.getLogger("library").warning("said %s", number)
+
+    threads = [threading.Thread(target=speak, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len([json.loads(line) for line in lines(capsys)]) == 400

@@ -105,27 +105,27 @@ class Commits:
         """
         with self._lock:
             self._waiting.append(commit)
-            begins = self._running < self._runners
-            self._running += begins
-        if begins:
-            try:
-                self._stages.submit(self._run)
-            except BaseException:
-                self._stop()
-                raise
+            if self._running < self._runners:
+                self._begin(commit)
         return commit.accepted
+
+    def _begin(self, first: Commit) -> None:
+        """Has one more thread keep what waits."""
+        try:
+            self._stages.submit(self._run)
+        except BaseException:
+            self._waiting.remove(first)  # who is told that it is not kept must not find it kept
+            raise
+        self._running += 1
 
     def _run(self) -> None:
         try:
             while batch := self._next():
                 self._keep(batch)
         except BaseException:
-            self._stop()
+            with self._lock:
+                self._running -= 1
             raise
-
-    def _stop(self) -> None:
-        with self._lock:
-            self._running -= 1
 
     def _next(self) -> Sequence[Commit]:
         """What goes together now. After nothing at all its runner has stopped."""
