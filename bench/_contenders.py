@@ -157,6 +157,17 @@ def naive(folder: Path, places: Places, *, database_url: str = "") -> Iterator[C
 
 
 @contextlib.contextmanager
+def bare(folder: Path, places: Places) -> Iterator[Contender]:
+    """See _bare.py."""
+    port = free_port()
+    arguments = ["--port", str(port), "--data", str(folder / "bare")]
+    process = launch(places, "_bare.py", arguments, folder / "bare.log")
+    with ending(process):
+        wait(port)
+        yield Contender("bare promise", port, process.pid, files=folder / "bare")
+
+
+@contextlib.contextmanager
 def discard(folder: Path, places: Places, *, processes: int = 1) -> Iterator[Contender]:
     """See _discard.py."""
     port = free_port()

@@ -161,12 +161,13 @@ def _many(folder: Path, places: Places, rounds: int, kind: _Kind) -> None:
     with (
         _contenders.earmark(folder, places) as ours,
         _contenders.naive(folder, places) as theirs,
+        _contenders.bare(folder, places) as least,
         _contenders.discard(folder, places) as nothing,
         _peers(folder, places) as peers,
         _client(places),
     ):
         for _ in _counted(rounds, title):
-            for contender in (ours, theirs, nothing, *peers):
+            for contender in (ours, theirs, least, nothing, *peers):
                 _settle()
                 before = contender.cpu_seconds()
                 answers = contender.upload_many(content, uploads=uploads, at_once=at_once)
@@ -180,6 +181,12 @@ def _many(folder: Path, places: Places, rounds: int, kind: _Kind) -> None:
     _table(title, seen, size * uploads, uploads)
     _ratio(seen, "of naive", "naive", "earmark")
     _ratio(seen, "of serial write and fsync", "serial write+fsync", "earmark")
+    _ratio(seen, "of naive", "naive", "bare promise")
+    _ratio(seen, "of serial write and fsync", "serial write+fsync", "bare promise")
+    for other in ("naive", "bare promise"):
+        used = zip(seen[other], seen["earmark"], strict=True)
+        ratios = [their.cpu_seconds / our.cpu_seconds for their, our in used]
+        _tell(f"earmark: processor time of {other} over its own", ratios)
     print(f"p99 of one upload: {statistics.median(slowest) * 1000:.0f} ms")
 
 
