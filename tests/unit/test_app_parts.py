@@ -78,9 +78,9 @@ def test_the_public_address_is_the_issuer_where_one_is_set(parts, tmp_path):
 
 
 @pytest.mark.parametrize("database_kind", ["postgresql"], indirect=True)
-def test_a_postgresql_that_may_lose_what_it_acknowledged_is_told_at_the_start(parts):
+def test_a_postgresql_that_may_lose_what_it_acknowledged_is_told(parts):
     with capture_logs() as logs:
-        parts.prepare()
+        parts.warn_of_loss()
     told = [line for line in logs if line["event"].startswith("the database may lose")]
     # The tests' own server waits for no disk.
     assert [line["setting"] for line in told] == ["fsync", "full_page_writes"]

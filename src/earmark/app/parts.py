@@ -180,14 +180,18 @@ class Parts:
                 raise SettingsError(
                     "The database is not of this version; run `earmark database upgrade` first.",
                 )
-            self._warn_of_loss()
         self.store.check()
 
-    def _warn_of_loss(self) -> None:
+    def warn_of_loss(self) -> None:
         """Has the log tell if PostgreSQL may lose what it acknowledged; it is not ours to refuse.
 
         Whoever tries the service out, or tests it, can have turned that off on purpose.
+
+        Raises:
+            UnavailableError: the database cannot be reached.
         """
+        if self.settings.on_sqlite:
+            return
         with self.database.read(None) as scope:
             off = durability.switched_off(scope)
         for name in off:
