@@ -25,14 +25,16 @@ JOINING = ("sh", "-c", 'echo $$ > "$0" && exec "$@"')
 
 BALLAST = """
 import sys
-open("/proc/self/oom_score_adj", "w").write("-1000")
+with open("/proc/self/oom_score_adj", "w") as score:
+    score.write("500")
 held = []
 print("ready", flush=True)
 for line in sys.stdin:
     held.append(bytearray(b"x") * int(line))
     print("held", flush=True)
 """
-"""Takes as much as it is told; the kernel ends everybody else before it."""
+"""Takes as much as it is told. After the victim, whose score is twice as high, it is the next that
+the kernel ends: nobody else has to end before the victim has given its memory back."""
 
 PIECE_BYTES = 4 * MEBIBYTE
 
@@ -70,16 +72,16 @@ class Group:
         """Takes memory until none is left and the kernel ends the process, then gives it back."""
         Path(f"/proc/{victim}/oom_score_adj").write_text("1000")
         taking = [*self._joining, sys.executable, "-S", "-c", BALLAST]
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "bufsize": 1}
         with subprocess.Popen(taking, **pipes) as ballast:  # type: ignore[call-overload]
-            try:
-                assert ballast.stdout.readline() == "ready\n"
-                while alive(victim):
+            assert ballast.stdout.readline() == "ready\n"
+            with contextlib.suppress(BrokenPipeError):
+                told = "held\n"
+                while told and alive(victim):
                     ballast.stdin.write(f"{PIECE_BYTES}\n")
-                    ballast.stdin.flush()
-                    assert ballast.stdout.readline() == "held\n"
-            finally:
-                ballast.kill()
+                    told = ballast.stdout.readline()
+            ballast.kill()
+        until(lambda: not alive(victim), "ended by the kernel", seconds=10)
 
     def _read(self, v2: str, v1: str) -> str:
         return (self.path / (v2 if self.is_v2 else v1)).read_text()

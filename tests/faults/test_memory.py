@@ -29,8 +29,7 @@ def worker_ended(server: Server, limited: Group) -> Ledger:
 
 
 def ended(server: Server, limited: Group, kind: str) -> Ledger:
-    # The kernel may end another one as well, before the first has given its memory back.
-    ledger = Ledger(server.caller(), lost_allowed=True)
+    ledger = Ledger(server.caller(), lost_allowed=kind == "web")
     assert ledger.upload("before.wav") == 200
     ledger.check()  # from now on the worker's only children are those that decode
     limited.limit(SPARE_BYTES)
