@@ -115,7 +115,8 @@ class Cluster:
 
     Args:
         kept: a folder that stays, with its databases, for the next run; else one of our own.
-        settings: of the server, beside what the tests need.
+        settings: of the server, beside what the tests need; "" leaves one to the server, where
+            ALTER SYSTEM changes it.
     """
 
     def __init__(
@@ -212,7 +213,7 @@ class Cluster:
                     [
                         self._program("postgres"),
                         *("-D", str(data), "-p", str(port), "-k", str(self._folder)),
-                        *(f"--{name}={value}" for name, value in settings.items()),
+                        *(f"--{name}={value}" for name, value in settings.items() if value),
                     ],
                     cwd=self._folder,
                     stdout=log,

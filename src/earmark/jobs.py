@@ -22,7 +22,7 @@ from dbos import DBOS, DBOSConfig, DBOSPortableJSONSerializer, SetWorkflowID, er
 from sqlalchemy import event
 
 from earmark.errors import SettingsError, UnavailableError
-from earmark.pooled import drop_spoilt
+from earmark.pooled import await_disk, drop_spoilt
 from earmark.telemetry import Rarely
 
 if TYPE_CHECKING:
@@ -279,6 +279,7 @@ def _database(url: sa.URL, connections: int) -> sa.Engine:
             connect_args={"connect_timeout": 5, "application_name": "earmark-engine"},
         )
         drop_spoilt(engine)
+        await_disk(engine)
         return engine
     engine = sa.create_engine(url, pool_size=connections, connect_args={"timeout": BUSY_SECONDS})
     drop_spoilt(engine, Path(str(url.database)))

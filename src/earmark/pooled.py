@@ -33,6 +33,11 @@ Source: https://www.sqlite.org/rescode.html; the low byte of a code is its kind.
 
 _FILE = "earmark_file"
 
+_AWAIT_DISK = (
+    "SELECT set_config('synchronous_commit', 'on', false)"
+    " WHERE current_setting('synchronous_commit') = 'off'"
+)
+
 log = structlog.get_logger("earmark.database")
 
 
@@ -53,6 +58,19 @@ def drop_spoilt(engine: sa.Engine, file: Path | None = None) -> None:
 
     if file is not None:
         _drop_moved(engine, file)
+
+
+def await_disk(engine: sa.Engine) -> None:
+    """Has commits on PostgreSQL wait for the disk, whatever its server does unless told.
+
+    Every other value of `synchronous_commit` is as good on the one machine, and what standbys are
+    waited for is the operator's to say; so only `off` is changed.
+    """
+
+    @event.listens_for(engine, "connect")
+    def _connect(connection: Any, _record: Any) -> None:
+        connection.execute(_AWAIT_DISK)
+        connection.commit()  # or the pool's rollback would undo it
 
 
 def is_read_only(error: BaseException | None) -> bool:

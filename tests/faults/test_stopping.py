@@ -17,10 +17,6 @@ if TYPE_CHECKING:
 
 GRACE_SECONDS = 20
 
-# In about one run of eight a connection without a request stays until the grace is over: the exit
-# then comes late, though nothing is lost. Not understood yet.
-pytestmark = pytest.mark.thorough
-
 IMPATIENT = Mutant(
     "a second signal kills",
     "app/supervisor.py",
@@ -56,7 +52,7 @@ def stopped(server: Server, *signals: signal.Signals) -> Ledger:
         asked = time.monotonic()
         for number in signals:
             server.process.send_signal(number)
-            until(lambda: refused(server.port), "refused", seconds=10)
+            until(lambda: refused(server.port), "refused", seconds=5)
         assert server.process.poll() is None
     assert server.process.wait(PATIENCE_SECONDS) == 0
     assert time.monotonic() - asked < GRACE_SECONDS

@@ -76,6 +76,16 @@ def test_a_postgresql_that_was_not_upgraded_is_refused(refusal, postgres_server,
     assert "`earmark database upgrade`" in sentence
 
 
+def test_a_start_tells_once_of_a_postgresql_that_may_lose_what_it_acknowledged(new_server):
+    # The tests' own server waits for no disk.
+    with serving(new_server("postgresql")) as server:
+        told = [line for line in server.log.read_text().splitlines() if "may lose" in line]
+    assert [[name in line for line in told] for name in ("fsync", "full_page")] == [
+        [True, False],
+        [False, True],
+    ]
+
+
 def test_a_postgresql_role_that_owns_the_tables_is_refused(
     refusal, postgres_url, owner_of, tmp_path
 ):

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import shutil
-from contextlib import closing
+from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any
 
+import psycopg
 import pytest
 import sqlalchemy as sa
+from psycopg import sql
 
 from earmark import sandbox
 from earmark.app import doctor
 from earmark.app.parts import Parts
 from earmark.app.secret import FILE_NAME
 from earmark.config import Settings
-from earmark.database import Database, workers
+from earmark.database import Database, migrate, workers
 from earmark.model import now
 from earmark.storage.local import LocalStore
+from postgres import Cluster, Server
+from processing import wait_until
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
 SECRET_KEY = "a-key-for-tests-alone-0123456789-0123456789"
@@ -182,6 +187,72 @@ def test_the_role_on_postgresql_is_judged(
         assert "not all rights on audit;" in found["database"].words
     finally:
         postgres_server.drop(name)
+
+
+@pytest.fixture(scope="module")
+def careful_server() -> Iterator[Server]:
+    """A PostgreSQL as it is installed, but for `synchronous_commit`."""
+    cluster = Cluster(settings={"fsync": "", "full_page_writes": ""})
+    server = Server(*cluster.urls)
+    yield server
+    server.close()
+    cluster.stop()
+
+
+@contextmanager
+def switched_off(server: Server, names: Sequence[str]) -> Iterator[None]:
+    superuser = psycopg.connect(str(server.superuser_url("postgres")), autocommit=True)
+
+    def have(change: str, value: str) -> None:
+        for name in names:
+            superuser.execute(sql.SQL(change).format(sql.Identifier(name)))
+        superuser.execute("SELECT pg_reload_conf()")
+        for name in names:
+            wait_until(lambda name=name: superuser.execute(f"SHOW {name}").fetchone() == (value,))
+
+    with superuser:
+        have("ALTER SYSTEM SET {} = off", "off")
+        yield
+        have("ALTER SYSTEM RESET {}", "on")
+
+
+def durability(server: Server, tmp_path: Path) -> doctor.Finding:
+    name = server.create()
+    with closing(Database(server.owner_url(name))) as owner:
+        migrate.upgrade(owner, app_role=server.app_role)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EARMARK_DATABASE_URL", server.url(name))
+        patch.setenv("EARMARK_SECRET_KEY", SECRET_KEY)
+        found = findings(tmp_path)["database durability"]
+    server.drop(name)
+    return found
+
+
+def test_a_postgresql_that_waits_for_the_disk_is_well(careful_server, tmp_path):
+    assert durability(careful_server, tmp_path).state == "ok"
+
+
+@pytest.mark.parametrize(
+    ("off", "state"),
+    [(["fsync"], "fail"), (["full_page_writes"], "warn"), (["fsync", "full_page_writes"], "fail")],
+)
+def test_a_postgresql_that_may_lose_what_it_acknowledged_is_told(
+    careful_server, tmp_path, off, state
+):
+    with switched_off(careful_server, off):
+        found = durability(careful_server, tmp_path)
+    assert found.state == state
+    assert found.words.startswith(f"{', '.join(off)} off: ")
+    assert all(f"Set {name} = on" in found.mend for name in off)
+
+
+def test_a_commit_that_waits_for_no_disk_is_told(postgres_url, tmp_path, monkeypatch):
+    # As behind a pooler that resets what a connection has set.
+    monkeypatch.setattr("earmark.database.core.await_disk", lambda _engine: None)
+    monkeypatch.setenv("EARMARK_DATABASE_URL", postgres_url)
+    found = findings(tmp_path)["database durability"]
+    assert (found.state, "synchronous_commit" in found.words) == ("fail", True)
+    assert "synchronous_commit = on" in found.mend
 
 
 def test_a_postgresql_without_tables_is_told(postgres_server, tmp_path, monkeypatch):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import sqlalchemy as sa
+from structlog.testing import capture_logs
 
 from earmark import fetch
 from earmark.app import parts as module
@@ -74,6 +75,17 @@ def test_the_public_address_is_the_issuer_where_one_is_set(parts, tmp_path):
     other = Parts(settings, issuer="http://127.0.0.1")
     assert other.access.issuer == "https://public.example.org"
     other.database.close()
+
+
+@pytest.mark.parametrize("database_kind", ["postgresql"], indirect=True)
+def test_a_postgresql_that_may_lose_what_it_acknowledged_is_told(parts):
+    with capture_logs() as logs:
+        parts.warn_of_loss()
+    told = [line for line in logs if line["event"].startswith("the database may lose")]
+    # The tests' own server waits for no disk.
+    assert [line["setting"] for line in told] == ["fsync", "full_page_writes"]
+    assert all(line["log_level"] == "warning" for line in told)
+    assert all(f"{line['setting']} = on" in line["mend"] for line in told)
 
 
 @pytest.mark.parametrize("database_kind", ["postgresql"], indirect=True)

@@ -278,6 +278,14 @@ def test_a_worker_makes_no_tables_on_postgresql(postgres_url: str) -> None:
     database.dispose()
 
 
+def test_what_the_engine_commits_on_postgresql_waits_for_the_disk(postgres_url: str) -> None:
+    database = jobs._database(sa.make_url(postgres_url), 1)
+    for _ in range(2):
+        with database.begin() as connection:
+            assert connection.execute(sa.text("SHOW synchronous_commit")).scalar() == "on"
+    database.dispose()
+
+
 def test_upgrading_twice_is_upgrading_once(postgres_server: Server) -> None:
     name = postgres_server.create()
     for _ in range(2):

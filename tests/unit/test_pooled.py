@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import pytest
@@ -16,6 +17,8 @@ from earmark.errors import UnavailableError
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from postgres import Server
 
 
 @pytest.fixture
@@ -78,3 +81,30 @@ def test_a_piece_of_work_that_loses_its_connection_is_unavailable_with_all_other
     with pytest.raises(UnavailableError):
         words.write_together(None, fail)
     say(words, "after")
+
+
+def committing(database: Database) -> set[str]:
+    """What `synchronous_commit` is in each transaction of every pooled connection."""
+    shown = sa.text("SHOW synchronous_commit")
+    with ExitStack() as stack:
+        scopes = [stack.enter_context(database.write(None)) for _ in range(3)]
+        scopes += [stack.enter_context(database.read(None)) for _ in range(3)]
+        return {str(scope.connection.execute(shown).scalar_one()) for scope in scopes}
+
+
+@pytest.mark.parametrize(
+    ("server", "ours"),
+    [("off", "on"), *((value,) * 2 for value in ("local", "remote_write", "on", "remote_apply"))],
+)
+def test_a_commit_on_postgresql_waits_for_the_disk_at_least(
+    postgres_server: Server, server: str, ours: str
+) -> None:
+    name = postgres_server.create()
+    owner = Database(postgres_server.owner_url(name))
+    with owner.write(None) as scope:
+        scope.run(sa.text(f'ALTER DATABASE "{name}" SET synchronous_commit = {server}'))
+    owner.close()
+    database = Database(postgres_server.url(name))
+    assert [committing(database) for _ in range(2)] == [{ours}, {ours}]
+    database.close()
+    postgres_server.drop(name)

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     import ssl
     from collections.abc import Callable, Collection
 
+    from earmark.app.protocol import Protocol
+
 ACCEPT_AT_ONCE = 64
 """Connections taken before others get their turn."""
 
@@ -109,7 +111,7 @@ class Acceptor:
         self,
         bound: socket.socket,
         limits: Limits,
-        protocol: Callable[[Callable[[], None]], asyncio.Protocol],
+        protocol: Callable[[Callable[[], None]], Protocol],
         *,
         tls: ssl.SSLContext | None = None,
     ) -> None:
@@ -129,7 +131,8 @@ class Acceptor:
         self._loop = asyncio.get_running_loop()
         self._open: dict[socket.socket, str] = {}
         self._of_address: Counter[str] = Counter()
-        self._beginning: set[asyncio.Task[None]] = set()
+        self._beginning: dict[asyncio.Task[None], socket.socket] = {}
+        self._closed = False
         self._lingering: deque[socket.socket] = deque()
         self._pause: asyncio.TimerHandle | None = None
         bound.setblocking(False)
@@ -139,12 +142,17 @@ class Acceptor:
         self._go_on()
 
     def close(self) -> None:
-        """Accepts nothing more."""
+        """Accepts nothing more. What is being handed over is ended once it has begun.
+
+        Not by cancelling it: uvloop then closes the connection without telling its protocol, which
+        the server would wait for.
+        """
+        self._closed = True
         if self._pause is not None:
             self._pause.cancel()
         self._loop.remove_reader(self._bound)
-        for task in self._beginning:
-            task.cancel()
+        if self._tls is not None:
+            self._end_handshakes()
         while self._lingering:
             self._lingering.popleft().close()
 
@@ -152,6 +160,12 @@ class Acceptor:
         """Waits until what had not begun yet is gone."""
         if self._beginning:
             await asyncio.wait(self._beginning)
+
+    def _end_handshakes(self) -> None:
+        """Has them fail now: they depend on the other side, and would take their time."""
+        for accepted in self._beginning.values():
+            with contextlib.suppress(OSError):  # the other side is gone already
+                accepted.shutdown(socket.SHUT_RDWR)
 
     def _go_on(self) -> None:
         self._pause = None
@@ -188,8 +202,8 @@ class Acceptor:
             self._open[accepted] = network
             self._of_address[network] += 1
             task = self._loop.create_task(self._begin(accepted))
-            self._beginning.add(task)
-            task.add_done_callback(self._beginning.discard)
+            self._beginning[task] = accepted
+            task.add_done_callback(self._beginning.pop)
 
     def _is_proxy(self, address: str) -> bool:
         known = ipaddress.ip_address(address.partition("%")[0])
@@ -198,10 +212,11 @@ class Acceptor:
 
     async def _begin(self, accepted: socket.socket) -> None:
         leave = partial(self._leave, accepted)
+        protocol = self._protocol(leave)
         seconds = self._limits.handshake_seconds if self._tls else None
         try:
             await self._loop.connect_accepted_socket(
-                lambda: self._protocol(leave),
+                lambda: protocol,
                 accepted,
                 ssl=self._tls,
                 ssl_handshake_timeout=seconds,
@@ -209,6 +224,9 @@ class Acceptor:
         except OSError:  # it spoke no TLS, or not in time, or is gone
             accepted.close()
             leave()
+        else:
+            if self._closed:  # too late for the server to have told it
+                protocol.shutdown()
 
     def _leave(self, accepted: socket.socket) -> None:
         """Gives its place free; once, however often it is called."""

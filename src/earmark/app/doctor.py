@@ -13,7 +13,7 @@ from earmark.app import acceptor
 from earmark.app.listen import is_loopback
 from earmark.app.parts import Parts, check_rights, speech_options
 from earmark.app.secret import FILE_NAME
-from earmark.database import migrate, roles, workers
+from earmark.database import durability, migrate, roles, workers
 from earmark.errors import EarmarkError, SettingsError
 from earmark.model import now
 
@@ -86,6 +86,7 @@ def _kept(parts: Parts) -> Iterator[Finding]:
     if database.state == "ok":
         if not parts.settings.on_sqlite:
             yield _role(parts)
+            yield _durability(parts)
         yield _secret(parts, parts.settings)
         yield _worker(parts)
 
@@ -120,6 +121,17 @@ def _role(parts: Parts) -> Finding:
     words = f"{role} {' and '.join(reasons)}"
     mend = "Work under a role that owns nothing; docs/security.md tells how."
     return Finding("warn" if allowed else "fail", "database role", words, mend)
+
+
+def _durability(parts: Parts) -> Finding:
+    with parts.database.read(None) as scope:
+        off = durability.switched_off(scope)
+    if not off:
+        return Finding("ok", "database durability", "commits wait for the disk")
+    words = f"{', '.join(off)} off: a crash of its machine can lose or spoil what was acknowledged"
+    mend = " ".join(durability.MENDS[name] for name in off)
+    state = "warn" if off == ["full_page_writes"] else "fail"
+    return Finding(state, "database durability", words, mend)
 
 
 def _storage(parts: Parts) -> Finding:

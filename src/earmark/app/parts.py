@@ -8,13 +8,15 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+import structlog
+
 from earmark import egress, fetch, speech
 from earmark.access import Access, Oidc, Rate, parse_rate
 from earmark.access.credentials import derive
 from earmark.access.seal import Seal
 from earmark.app.secret import secret_key
 from earmark.audit import Audit
-from earmark.database import Database, migrate, roles, workers
+from earmark.database import Database, durability, migrate, roles, workers
 from earmark.directory import Directory
 from earmark.errors import EarmarkError, SettingsError, UnavailableError
 from earmark.intake import Downloading, Intake, Limits
@@ -50,6 +52,8 @@ OTHER_ROLE = (
     "name one that owns nothing in EARMARK_DATABASE_URL and run `earmark database upgrade` with "
     "the owner's --url, or set EARMARK_DATABASE_ALLOW_OWNER=true (docs/security.md)."
 )
+
+log = structlog.get_logger("earmark.serve")
 
 
 class Parts:
@@ -177,6 +181,26 @@ class Parts:
                     "The database is not of this version; run `earmark database upgrade` first.",
                 )
         self.store.check()
+
+    def warn_of_loss(self) -> None:
+        """Has the log tell if PostgreSQL may lose what it acknowledged; it is not ours to refuse.
+
+        Whoever tries the service out, or tests it, can have turned that off on purpose.
+
+        Raises:
+            UnavailableError: the database cannot be reached.
+        """
+        if self.settings.on_sqlite:
+            return
+        with self.database.read(None) as scope:
+            off = durability.switched_off(scope)
+        for name in off:
+            log.warning(
+                "the database may lose what was acknowledged",
+                setting=name,
+                value="off",
+                mend=durability.MENDS[name],
+            )
 
     def check_role(self) -> None:
         """Refuses to serve under a PostgreSQL role that row-level security does not hold.

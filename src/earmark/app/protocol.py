@@ -6,6 +6,8 @@ ended by the kernel, see `Acceptor`.
 
 from __future__ import annotations
 
+import contextlib
+import socket
 import sys
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, cast
@@ -126,6 +128,19 @@ class Protocol(HttpToolsProtocol):
         self._stop_waiting()
         super().connection_lost(exc)
         self._on_lost()
+
+    @override
+    def shutdown(self) -> None:
+        """As uvicorn, which with TLS would wait for the other side's goodbye.
+
+        Its end is taken for given once ours is written; what was written before still goes out.
+        """
+        super().shutdown()
+        if self.scheme == "https" and self.transport.is_closing():
+            held = self.transport.get_extra_info("socket")  # None if it is gone already
+            if held is not None:
+                with contextlib.suppress(OSError), held.dup() as connection:
+                    connection.shutdown(socket.SHUT_RD)
 
     @override
     def data_received(self, data: bytes) -> None:

@@ -38,6 +38,7 @@ def serve(settings: Settings, listen: Listen) -> None:
         parts.check_role()
         parts.access.check()
         walls(settings)  # a wrong setting ends the start, not each web process
+        parts.warn_of_loss()
     with (
         bind(listen) as bound,
         closing(Metering(settings, names(listen))) as metering,

@@ -21,7 +21,7 @@ from sqlalchemy.sql.selectable import Join
 
 from earmark.database.tables import idempotency_lease, rate, reservation
 from earmark.errors import SettingsError, UnavailableError
-from earmark.pooled import drop_spoilt, is_read_only
+from earmark.pooled import await_disk, drop_spoilt, is_read_only
 from earmark.telemetry import metrics
 
 if TYPE_CHECKING:
@@ -552,6 +552,7 @@ def _engines(url: str, synced: bool) -> tuple[sa.Engine, sa.Engine]:
             },
         )
         drop_spoilt(engine)
+        await_disk(engine)
         return engine, engine
     raise SettingsError(
         "EARMARK_DATABASE_URL must be sqlite:///path or postgresql://user@host/name; "
