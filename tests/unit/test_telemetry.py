@@ -251,3 +251,13 @@ def test_lines_of_many_threads_are_whole(configured, capsys):
     for thread in threads:
         thread.join()
     assert len([json.loads(line) for line in lines(capsys)]) == 400
+
+
+def test_what_is_said_seldom_is_said_once_a_minute(configured, capsys, monkeypatch):
+    configured(log_format="json")
+    moment = iter((0.0, 30.0, 30.0, 60.0, 61.0))
+    monkeypatch.setattr(telemetry.time, "monotonic", lambda: next(moment))
+    seldom = telemetry.Seldom()
+    for event, number in (("a", 1), ("a", 2), ("b", 3), ("a", 4), ("a", 5)):
+        seldom.warning(event, number=number)
+    assert [json.loads(line)["number"] for line in lines(capsys)] == [1, 3, 4]

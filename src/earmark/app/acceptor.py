@@ -22,6 +22,7 @@ import structlog
 
 from earmark.access.lockout import network_of
 from earmark.app.protocol import LINGER_SECONDS, refusal
+from earmark.telemetry import Seldom
 
 if TYPE_CHECKING:
     import ssl
@@ -45,10 +46,7 @@ MORE_FILES = "Raise the limit (ulimit -n, LimitNOFILE) or lower EARMARK_MAX_CONN
 
 _BUSY = refusal(HTTPStatus.SERVICE_UNAVAILABLE, "Retry-After: 5")
 
-LOGGER = "earmark.connections"
-"""What is said here is said again and again, so it is worth a filter."""
-
-log = structlog.get_logger(LOGGER)
+log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +123,7 @@ class Acceptor:
         """
         self._bound = bound
         self._limits = limits
+        self._log = Seldom()
         self._protocol = protocol
         self._tls = tls
         self._proxies = [ipaddress.ip_network(network) for network in limits.proxies]
@@ -179,7 +178,7 @@ class Acceptor:
                 return
             except OSError as error:
                 # Those that wait stay in the backlog. To listen on meanwhile would be to spin.
-                log.warning("cannot accept connections", error=error, retry=PAUSE_SECONDS)
+                self._log.warning("cannot accept connections", error=error, retry=PAUSE_SECONDS)
                 self._loop.remove_reader(self._bound)
                 self._pause = self._loop.call_later(PAUSE_SECONDS, self._go_on)
                 return
@@ -189,10 +188,10 @@ class Acceptor:
         accepted.setblocking(False)
         network = network_of(address)
         if len(self._open) >= self._limits.connections:
-            log.warning("too many connections", limit=self._limits.connections)
+            self._log.warning("too many connections", limit=self._limits.connections)
             self._refuse(accepted)
         elif self._of_address[network] >= self._limits.per_address and not self._is_proxy(address):
-            log.warning(
+            self._log.warning(
                 "too many connections of one address",
                 address=network,
                 limit=self._limits.per_address,

@@ -32,8 +32,7 @@ def serve_web(settings: Settings, listen: Listen, bound: socket.socket) -> None:
     # would then end the process at once, in the middle of what it still has to tidy up.
     for number in fork.ENDING:
         signal.signal(number, _end)
-    for name in ("uvicorn.error", acceptor.LOGGER):  # what anybody can have them say, ever again
-        logging.getLogger(name).addFilter(Rarely())
+    logging.getLogger("uvicorn.error").addFilter(Rarely())  # anybody can have it say things
     parts = Parts(settings, issuer=listen.address)
     heart = Heart(
         access=parts.access,

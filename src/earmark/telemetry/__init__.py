@@ -7,10 +7,12 @@ it stands `metrics`, what is counted.
 from __future__ import annotations
 
 import logging
+import math
 import re
 import sys
 import textwrap
 import threading
+import time
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -218,8 +220,23 @@ def visible(text: str) -> str:
     return _CONTROL.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
+class Seldom:
+    """Says each thing once a minute: for what anybody can have us say, again and again."""
+
+    def __init__(self) -> None:
+        self._log = structlog.get_logger()
+        self._last: dict[str, float] = {}
+
+    def warning(self, event: str, **facts: Any) -> None:
+        """Says it, unless it was said lately, whatever the facts were."""
+        present = time.monotonic()
+        if present - self._last.get(event, -math.inf) >= SPEAK_SECONDS:
+            self._last[event] = present
+            self._log.warning(event, **facts)
+
+
 class Rarely(logging.Filter):
-    """Lets each place in the code speak once a minute: in an outage a library repeats itself."""
+    """Lets each place in a library's code speak once a minute: in an outage it repeats itself."""
 
     def __init__(self) -> None:
         super().__init__()
