@@ -54,7 +54,7 @@ NOT_PROVOKED = {
     "signed_url_failed": "needs a store that fails; tests/walled compares it",
     "signed_url_too_slow": "needs a store that is slow; tests/walled compares it",
     "signed_url_too_large": "needs a store with a large file; tests/walled compares it",
-    "signed_url_interrupted": "needs a service that stops in the middle; its sentence is looked up in the source",
+    "signed_url_interrupted": "needs a service that stops; tests/docs looks its sentence up",
     "http_error": "the server answers broken HTTP before the app; no request brings it about",
 }
 """Codes whose body no test here brings about, and why."""

@@ -192,7 +192,7 @@ def templates() -> Iterator[re.Pattern[str]]:
             texts = [v.value if isinstance(v, ast.Constant) else "{}" for v in values]
             if all(isinstance(text, str) for text in texts):
                 parts = re.split(r"\{[a-z_]*\}", "".join(texts))
-                if max(map(len, parts)) > 15:
+                if max(map(len, parts)) > 10:
                     yield re.compile(".+".join(map(re.escape, parts)))
 
 
@@ -204,6 +204,8 @@ def sentences(meaning) -> Iterator[str]:
     if meaning.code not in {"invalid_value", "processing_failed"}:  # they join two sentences
         yield from (told[key] for key in ("detail",) if key in told)
     for fault in told.get("faults", told.get("errors", [])):
+        if meaning.code == "form_malformed":  # the parser's own words
+            fault.pop("detail")
         yield from (fault[key] for key in ("sentence", "detail", "message") if key in fault)
 
 

@@ -96,7 +96,7 @@ class KeySet(BaseModel):
 
 
 class TokenRefusedError(Exception):
-    """An answer of RFC 6749 section 5.2."""
+    """No token, and why. Source: RFC 6749 section 5.2."""
 
     def __init__(
         self,
@@ -113,6 +113,7 @@ class TokenRefusedError(Exception):
         self.headers = headers or {}
 
     def answer(self) -> Refusal:
+        """As RFC 6749 words it; no cache keeps it."""
         content = {"error": self.error, "error_description": self.description}
         headers = {**_NO_STORE, **self.headers}
         return Refusal(self.error, json.dumps(content), self.status, headers, "application/json")
@@ -167,7 +168,12 @@ def _add_discovery(made: APIRouter, access: Access) -> None:
     )
 
     # KEYS_PATH begins with OPENID_PATH; both are whole-path matches, so their order is free.
-    @made.get(OPENID_PATH, operation_id="get_openid_configuration", response_model=OpenIdMetadata)
+    @made.get(
+        OPENID_PATH,
+        operation_id="get_openid_configuration",
+        summary="Find the token endpoint by OpenID Connect Discovery",
+        response_model=OpenIdMetadata,
+    )
     async def get_openid_configuration() -> JSONResponse:
         """Where tokens and keys are, as OpenID Connect Discovery has it."""
         return JSONResponse(openid.model_dump(), headers=_DISCOVERY_CACHED)
@@ -175,13 +181,20 @@ def _add_discovery(made: APIRouter, access: Access) -> None:
     @made.get(
         METADATA_PATH,
         operation_id="get_authorization_server_metadata",
+        summary="Find the token endpoint by RFC 8414",
         response_model=ServerMetadata,
     )
     async def get_authorization_server_metadata() -> JSONResponse:
         """Where tokens and keys are, as RFC 8414 has it."""
         return JSONResponse(metadata.model_dump(), headers=_DISCOVERY_CACHED)
 
-    @made.get(KEYS_PATH, operation_id="get_keys", response_model=KeySet, responses=_UNAVAILABLE)
+    @made.get(
+        KEYS_PATH,
+        operation_id="get_keys",
+        summary="Read the keys that verify access tokens",
+        response_model=KeySet,
+        responses=_UNAVAILABLE,
+    )
     def get_keys() -> JSONResponse:
         """The public keys that verify access tokens, as a JWK set."""
         keys = [dict(key) for key in access.published_keys()]
@@ -259,7 +272,9 @@ def _credentials(headers: list[str], form: Mapping[str, str]) -> _Credentials:
         return _from_form(form, by_header=bool(headers))
     client_id, secret = _basic(encoded)
     if "client_secret" in form or form.get("client_id", client_id) != client_id:
-        raise TokenRefusedError("invalid_request", "Authenticate by Basic or by the form, not both.")
+        raise TokenRefusedError(
+            "invalid_request", "Authenticate by Basic or by the form, not both."
+        )
     return _Credentials(client_id, secret, by_header=True)
 
 
@@ -321,13 +336,26 @@ _TOKEN_REQUEST: dict[str, Any] = {
                     "required": ["grant_type"],
                     "additionalProperties": {"type": "string"},
                     "properties": {
-                        "grant_type": {"type": "string", "enum": [GRANT_TYPE]},
-                        "scope": {"type": "string", "enum": [SCOPE], "default": SCOPE},
+                        "grant_type": {
+                            "type": "string",
+                            "enum": [GRANT_TYPE],
+                            "description": "The only one.",
+                        },
+                        "scope": {
+                            "type": "string",
+                            "enum": [SCOPE],
+                            "default": SCOPE,
+                            "description": "The only one; it is meant where none is sent.",
+                        },
                         "client_id": {
                             "type": "string",
                             "description": "With client_secret, unless Basic is used.",
                         },
-                        "client_secret": {"type": "string", "format": "password"},
+                        "client_secret": {
+                            "type": "string",
+                            "format": "password",
+                            "description": "As `earmark client create` told it.",
+                        },
                     },
                 }
             }

@@ -1,7 +1,7 @@
 """One real refusal of each code, which its page shows whole.
 
-What a person reads here is what the code says elsewhere: tests bring about each refusal that can be
-brought about and compare, and look every other sentence up in the source that words it.
+What a person reads here is what the code says elsewhere: tests bring about each refusal that can
+be brought about and compare, and look every other sentence up in the source that words it.
 """
 
 from __future__ import annotations
@@ -103,8 +103,10 @@ _FAULTS: Mapping[Why, tuple[str, str, str]] = {
     Why.NAME_TAKEN: (
         "file_name",
         "Choose another name, or delete the other one.",
-        "`existingId` and `Location` name the other interaction; `Earmark-Duplicate` is "
-        "`identical`, `different` or `unknown`",
+        (
+            "`existingId` and `Location` name the other interaction; `Earmark-Duplicate` is "
+            "`identical`, `different` or `unknown`"
+        ),
     ),
     Why.LOCALE: ("locale", "Send one of the supported locales, or none.", ""),
     Why.HIERARCHY: (
@@ -127,8 +129,10 @@ _FAULTS: Mapping[Why, tuple[str, str, str]] = {
     Why.SIGNED_URL_FAILED: (
         "signedUrl",
         "Its server answers with status 403.",
-        "`detail` of the fault has the status of a public store, or says that the file could not "
-        "be had",
+        (
+            "`detail` of the fault has the status of a public store; else it says that the file "
+            "could not be had"
+        ),
     ),
     Why.SIGNED_URL_TOO_SLOW: (
         "signedUrl",
@@ -149,9 +153,11 @@ _FAULTS: Mapping[Why, tuple[str, str, str]] = {
     ),
     Why.DIGEST_MISMATCH: (
         "file",
-        "124 bytes came, whose SHA-256 is "
-        "da15cc9a1a8e18c9f897ce40b6c3601531b547617876d699c47939b83582afe9, not "
-        f"{'0' * 64}. Compare them with the file, and send it again.",
+        (
+            "124 bytes came, whose SHA-256 is "
+            "da15cc9a1a8e18c9f897ce40b6c3601531b547617876d699c47939b83582afe9, not "
+            f"{'0' * 64}. Compare them with the file, and send it again."
+        ),
         "`detail` of the fault has the size and the SHA-256 of what came, and the one announced",
     ),
     Why.DIGEST_MALFORMED: (
@@ -182,8 +188,10 @@ _RAISED: Mapping[str, tuple[EarmarkError, str]] = {
     ),
     "unauthenticated": (
         UnauthenticatedError("The access token is not valid.", presented=True),
-        "the sentence says what is wrong with the token; where none was sent, "
-        "`WWW-Authenticate` is `Bearer` alone",
+        (
+            "the sentence says what is wrong with the token; where none was sent, "
+            "`WWW-Authenticate` is `Bearer` alone"
+        ),
     ),
     "insufficient_scope": (
         ForbiddenError('This client does not hold the grant "ingest".'),
@@ -259,7 +267,9 @@ _WORDED: Mapping[str, Example] = {
 def refused_upload(why: Why) -> Example:
     """The refusal of an upload for one fault."""
     field, detail, varies = _FAULTS[why]
-    error = RefusedError([Fault(why, field, detail)], existing_id=EXAMPLE_ID, duplicate="identical")
+    error = RefusedError(
+        [Fault(why, field, detail)], existing_id=EXAMPLE_ID, duplicate="identical"
+    )
     return Example(wire.refusal(error), varies)
 
 
@@ -280,8 +290,10 @@ TOKENS: Mapping[str, tuple[str, Mapping[str, str], str]] = {
     "invalid_client": (
         "Unknown client or wrong secret.",
         {},
-        "`error_description` where credentials are missing or malformed; who authenticates by "
-        "Basic gets `WWW-Authenticate`, too",
+        (
+            "`error_description` where credentials are missing or malformed; who authenticates by "
+            "Basic gets `WWW-Authenticate`, too"
+        ),
     ),
     "unsupported_grant_type": ("The only grant type is client_credentials.", {}, ""),
     "invalid_scope": ("The only scope is acxapi.", {}, ""),
@@ -305,8 +317,7 @@ NOTES: Mapping[str, Note] = {
         varies="what the file holds",
     ),
     "unreadable": Note(
-        "The file says that it is mp3 audio but is damaged or cut off before any sound. "
-        f"{_SOUND}",
+        f"The file says that it is mp3 audio but is damaged or cut off before any sound. {_SOUND}",
         "listen",
         varies="the kind of file",
     ),
