@@ -19,7 +19,8 @@ from axe_playwright_python.sync_playwright import Axe
 
 from browsing import chromium, said, visiting
 from earmark.web.acxapi import documented, wire
-from serving import RECORDING, ROOT, Caller, Server, serving, until
+from reference_page import DESK, PHONE, attach, body, fill, go_to, processed, sign_in, try_it
+from serving import RECORDING, ROOT, Caller, Server, serving
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -34,8 +35,6 @@ EXTENDED = {"Data": [True, None, 1.5, "`"]}
 
 SOME = r"(?!0\.0)[\d.]+ of (19|20)\.\d MiB"
 
-PHONE = {"viewport": {"width": 360, "height": 740}, "color_scheme": "dark"}
-DESK = {"viewport": {"width": 1400, "height": 900}, "color_scheme": "light"}
 
 RUN = {
     "curl": ("bash", "-euo", "pipefail", "sample.sh"),
@@ -88,54 +87,6 @@ def page(browser: Browser, server: Server) -> Iterator[Page]:
         visited.goto("/docs")
         visited.wait_for_selector("#sample code")
         yield visited
-
-
-def sign_in(page: Page, client: dict[str, str]) -> None:
-    page.get_by_label("Client id").fill(client["CLIENT_ID"])
-    page.get_by_label("Client secret").fill(client["CLIENT_SECRET"])
-    page.get_by_role("button", name="Sign in").click()
-    said(page.locator("#signed-in"), lambda text: text.startswith("Signed in as"))
-
-
-def go_to(page: Page, operation: str) -> None:
-    """Shows an operation, and waits until it is: the browser tells the page of it later."""
-    page.evaluate("(name) => { location.hash = name }", operation)
-    shown = page.locator(f'#menu a[href="#{operation}"][aria-current="page"]')
-    shown.wait_for(state="attached")
-
-
-def fill(page: Page, values: dict[str, str]) -> None:
-    for name, value in values.items():
-        field = page.locator(f'[data-field="{name}"]').locator("input, select, textarea")
-        if field.evaluate("(one) => one.tagName") == "SELECT":
-            field.select_option(value)
-        else:
-            field.fill(value)
-
-
-def attach(page: Page, path: Path | str) -> None:
-    page.locator('[data-field="file"] input').set_input_files(str(path))
-
-
-def try_it(page: Page) -> str:
-    """Sends, and returns status and time as the page says them."""
-    page.get_by_role("button", name="Try It!").click()
-    return said(page.locator("#try .outcome"), lambda text: re.match(r"\d{3} ", text))
-
-
-def body(page: Page) -> Any:
-    return json.loads(page.locator("#body").inner_text())
-
-
-def processed(page: Page) -> Any:
-    """The record that the page shows, once its processing ended; until then it asks again."""
-
-    def ended() -> Any:
-        assert try_it(page).startswith("200")
-        record = body(page)
-        return record["status"] != "processing" and record
-
-    return until(ended, "processed")
 
 
 # What it shows
