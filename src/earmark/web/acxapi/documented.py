@@ -118,6 +118,11 @@ METADATA: Mapping[str, Any] = {
     },
 }
 
+FILE = (
+    "The media, under its own name. Audio: .wav, .mp3, .mp4, .ogg, .opus, .m4a. Chat: .tar, .zip. "
+    "Required unless signedUrl is given."
+)
+
 SIGNED_URLS = (
     "https://bucket.s3.amazonaws.com/path/to/file.mp3?X-Amz-Algorithm=...",
     "https://storage.azure.com/container/blob?sv=...",
