@@ -64,3 +64,13 @@ def processed(page: Page) -> Any:
         return record["status"] != "processing" and record
 
     return until(ended, "processed")
+
+
+def slowed(page: Page, bytes_per_second: int) -> None:
+    """From now on what the page sends takes its time."""
+    network = page.context.new_cdp_session(page)
+    network.send("Network.enable")
+    slow = {"offline": False, "latency": 0, "downloadThroughput": -1}
+    network.send(
+        "Network.emulateNetworkConditions", {**slow, "uploadThroughput": bytes_per_second}
+    )

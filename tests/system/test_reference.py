@@ -21,7 +21,18 @@ from axe_playwright_python.sync_playwright import Axe
 
 from browsing import chromium, said, visiting
 from earmark.web.acxapi import documented, wire
-from reference_page import DESK, PHONE, attach, body, fill, go_to, processed, sign_in, try_it
+from reference_page import (
+    DESK,
+    PHONE,
+    attach,
+    body,
+    fill,
+    go_to,
+    processed,
+    sign_in,
+    slowed,
+    try_it,
+)
 from serving import RECORDING, ROOT, Caller, Server, serving
 
 if TYPE_CHECKING:
@@ -462,10 +473,11 @@ def test_a_recording_of_20_mb_shows_progress_and_is_kept(
     attach(page, big)
     fill(page, {"FileName": "page/big.wav"})
     page.evaluate(PROGRESS_NOTED)
+    slowed(page, 10_000_000)
     assert try_it(page).startswith("200")
     noted = page.evaluate("window.noted")
     assert len(noted) > 1
-    assert noted[-1] == f"{noted[-1].split(' of ')[1].split()[0]} of {noted[-1].split(' of ')[1]}"
+    assert noted[-1] == "19.5 of 19.5 MiB"
     assert caller.record(body(page)["id"])["size_bytes"] == big.stat().st_size
 
 
@@ -475,10 +487,7 @@ def test_a_large_upload_can_be_cancelled_and_leaves_nothing(
     big = tmp_path / "slow.wav"
     big.write_bytes(RECORDING.read_bytes() + bytes(20_000_000))
     sign_in(page, client)
-    network = page.context.new_cdp_session(page)
-    network.send("Network.enable")
-    slow = {"offline": False, "latency": 0, "downloadThroughput": -1}
-    network.send("Network.emulateNetworkConditions", {**slow, "uploadThroughput": 300_000})
+    slowed(page, 300_000)
     attach(page, big)
     fill(page, {"FileName": "page/slow.wav"})
     page.get_by_role("button", name="Try It!").click()

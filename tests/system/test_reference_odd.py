@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from browsing import chromium, said, visiting
-from reference_page import DESK, attach, fill, go_to, sign_in, try_it
+from reference_page import DESK, attach, fill, go_to, sign_in, slowed, try_it
 from serving import RECORDING, Server, serving, until
 
 if TYPE_CHECKING:
@@ -64,16 +64,6 @@ def large(folder: Path, size_bytes: int) -> Path:
     path = folder / "large.wav"
     path.write_bytes(RECORDING.read_bytes() + bytes(size_bytes))
     return path
-
-
-def slowly(page: Page) -> None:
-    """From now on what the page sends takes its time."""
-    network = page.context.new_cdp_session(page)
-    network.send("Network.enable")
-    slow = {"offline": False, "latency": 0, "downloadThroughput": -1}
-    network.send(
-        "Network.emulateNetworkConditions", {**slow, "uploadThroughput": BYTES_PER_SECOND}
-    )
 
 
 def begin(page: Page, file: Path, name: str) -> None:
@@ -142,7 +132,7 @@ def test_what_is_too_large_is_refused_with_its_page(page: Page, tmp_path: Path) 
 def test_an_upload_that_is_cancelled_halfway_leaves_nothing_and_the_page_says_so(
     page: Page, server: Server, caller: Caller, tmp_path: Path
 ) -> None:
-    slowly(page)
+    slowed(page, BYTES_PER_SECOND)
     begin(page, large(tmp_path, 20_000_000), "odd/cancelled.wav")
     page.get_by_role("button", name="Cancel").click()
     told = said(page.locator("#try .outcome"), lambda text: text.startswith("Cancelled after"))
@@ -181,7 +171,7 @@ def test_a_server_that_goes_while_something_is_sent_is_told_of(
             page.goto("/docs")
             page.wait_for_selector("#sample code")
             sign_in(page, {"CLIENT_ID": made.client.id, "CLIENT_SECRET": made.secret})
-            slowly(page)
+            slowed(page, BYTES_PER_SECOND)
             begin(page, large(tmp_path, 20_000_000), "odd/gone.wav")
             gone.kill()
             told = said(page.locator("#try .outcome"), lambda text: text.startswith("No answer"))
