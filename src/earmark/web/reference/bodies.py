@@ -105,10 +105,10 @@ def _record(meaning: Meaning) -> Body:
     note = NOTES[meaning.code]
     told = NoteShape(code=meaning.code, message=note.message)
     if meaning.kind is Kind.WARNING:
-        place = "warnings"
+        place = "An element of the warnings"
         text = told.model_dump_json()
     else:
-        place = "steps"
+        place = "An element of the steps"
         text = StepShape(
             name=note.step,
             status=StepStatus(note.status),
@@ -119,4 +119,4 @@ def _record(meaning: Meaning) -> Body:
             next_attempt_at=None,
             progress=None,
         ).model_dump_json()
-    return Body(f"In {place} of GET /v1/interactions/{{interaction_id}}", "", text)
+    return Body(f"{place} of GET /v1/interactions/{{interaction_id}}", "", text)

@@ -74,11 +74,11 @@ def _section(meaning: Meaning) -> str:
 
 def _varies(meaning: Meaning) -> str:
     """What a reader must not take for fixed."""
-    always = "the times" if meaning.kind is Kind.STEP else ""
+    always = "the attempts and the times" if meaning.kind is Kind.STEP else ""
     told = "; ".join(part for part in (varies(meaning), always) if part)
     if not told:
         return '<p class="varies">The body is always this one.</p>\n'
-    return f'<p class="varies">A real body. In others differ: {_inline(told)}.</p>\n'
+    return f'<p class="varies">A whole answer, as it was sent. What varies: {_inline(told)}.</p>\n'
 
 
 def _pre(text: str, kind: str) -> str:

@@ -15,8 +15,9 @@ export async function token() {
   return held.token;
 }
 
-/** Another token, in place of one that the server refuses before its time. */
+/** Another token, in place of one that the server refuses before its time; null if nobody is signed in any more. */
 export async function renewed() {
+  if (held === null) return null;
   held = await granted(held.id, held.secret);
   return held.token;
 }
