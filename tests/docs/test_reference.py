@@ -16,13 +16,15 @@ import pytest
 from fastapi import FastAPI
 from starlette.testclient import TestClient
 
+from contract.test_error_pages import NOT_PROVOKED as ANSWERS
 from docs.test_conformance import rows
 from earmark.errors import RefusedError
 from earmark.web import errors, reference
 from earmark.web.acxapi import documented, wire
-from earmark.web.reference.bodies import VARIES, bodies
+from earmark.web.reference.bodies import bodies, varies
 from earmark.web.reference.codes import Kind, meanings
 from serving import ROOT
+from system.test_reference_notes import NOT_PROVOKED as NOTES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -163,7 +165,7 @@ def test_a_taken_name_shows_where_the_other_is():
     *_, problem = bodies(meaning)
     existing = json.loads(problem.text)["existingId"]
     assert f"Location: /v1/interactions/{existing}" in problem.head
-    assert "Earmark-Duplicate: unknown" in problem.head
+    assert "Earmark-Duplicate: identical" in problem.head
 
 
 def test_every_refused_request_has_the_status_that_its_row_says():
@@ -173,23 +175,46 @@ def test_every_refused_request_has_the_status_that_its_row_says():
                 assert {body.head[:3] for body in bodies(meaning)} == {meaning.status}
 
 
-def test_the_sentences_of_requests_are_told_unless_they_vary():
-    varies = {"http_error", "invalid_value", "not_acceptable", "processing_failed"}
-    varies.add("range_not_satisfiable")
-    shown = {
-        meaning.code: next(bodies(meaning)).text
-        for several in meanings().values()
-        for meaning in several
-        if meaning.kind is Kind.REQUEST
-    }
-    assert {code for code, text in shown.items() if VARIES in text} == varies
-    written = "".join(
-        path.read_text()
-        for path in (ROOT / "src" / "earmark").rglob("*.py")
-        if PACKAGE not in path.parents
-    )
-    fixed = [shown[code] for code in ("unauthenticated", "processing", "nothing_to_retry")]
-    assert [text for text in fixed if f'"{text}"' not in written] == []
+def test_what_no_test_brings_about_is_worded_on_its_page_as_in_the_source():
+    known = [*templates()]
+    seen = set()
+    for code in (ANSWERS.keys() | NOTES.keys()) - {"http_error"}:  # the framework words that
+        for meaning in meanings()[code]:
+            for sentence in sentences(meaning):
+                assert any(one.fullmatch(sentence) for one in known), (code, sentence)
+                seen.add(code)
+    assert seen == (ANSWERS.keys() | NOTES.keys()) - {"http_error"}
+
+
+def templates() -> Iterator[re.Pattern[str]]:
+    """Every text of the source that is long enough to be a sentence; its gaps fit anything."""
+    for path in (ROOT / "src" / "earmark").rglob("*.py"):
+        if PACKAGE in path.parents:
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            values = node.values if isinstance(node, ast.JoinedStr) else [node]
+            texts = [v.value if isinstance(v, ast.Constant) else "{}" for v in values]
+            if all(isinstance(text, str) for text in texts):
+                parts = re.split(r"\{[a-z_]*\}", "".join(texts))
+                if max(map(len, parts)) > 10:
+                    yield re.compile(".+".join(map(re.escape, parts)))
+
+
+def sentences(meaning) -> Iterator[str]:
+    """All that the page's fullest body says in words."""
+    told = json.loads([*bodies(meaning)][-1].text)
+    for one in (told.get("error", told), *told.get("faults", [])):
+        yield from (one[key] for key in ("sentence", "detail", "message") if key in one)
+
+
+def test_a_page_says_what_differs_in_other_answers(site):
+    for code, several in meanings().items():
+        shown = unescape(re.sub("<[^>]+>", "", site.get(f"/docs/errors/{code}").text))
+        assert "…" not in "".join(body.text for one in several for body in bodies(one))
+        for meaning in several:
+            assert varies(meaning).replace("`", "") in shown
+            if not varies(meaning) and meaning.kind is not Kind.STEP:
+                assert "The body is always this one." in shown
 
 
 def test_another_code_or_file_is_not_there(site):

@@ -122,10 +122,26 @@ def test_every_operation_has_an_id_a_summary_and_says_how_to_sign_in(app):
     ids = [operation["operationId"] for _, _, operation in found]
     assert len(set(ids)) == len(ids)
     for path, method, operation in found:
-        assert operation["summary"], path
+        made_up = operation["operationId"].replace("_", " ").title()
+        assert operation["summary"] != made_up, f"{path} has FastAPI's own title"
+        assert "__" not in operation["operationId"]
+        assert not operation["operationId"].endswith(f"_{method}"), "FastAPI's own id"
+        assert operation["description"].endswith("."), path
+        for told in told_of(app, operation):
+            assert told.get("description") or told.get("$ref"), (path, told)
         free = path.startswith(("/health/", "/.well-known/", "/connect/"))
         assert bool(operation.get("security")) != free, (path, method)
         assert free or {"401", "403", "429", "503"} <= set(operation["responses"]), path
+
+
+def told_of(app: FastAPI, operation: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Everything that an operation takes: parameters, and the keys and parts of its body."""
+    yield from operation.get("parameters", [])
+    for content in operation.get("requestBody", {}).get("content", {}).values():
+        schema = content["schema"]
+        if "$ref" in schema:
+            schema = app.openapi()["components"]["schemas"][schema["$ref"].rpartition("/")[2]]
+        yield from schema.get("properties", {}).values()
 
 
 @pytest.mark.parametrize("database_kind", ["sqlite"], indirect=True)

@@ -11,6 +11,8 @@ import re
 import shutil
 import subprocess
 import sys
+import time
+import uuid
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -19,7 +21,19 @@ from axe_playwright_python.sync_playwright import Axe
 
 from browsing import chromium, said, visiting
 from earmark.web.acxapi import documented, wire
-from serving import RECORDING, ROOT, Caller, Server, serving, until
+from reference_page import (
+    DESK,
+    PHONE,
+    attach,
+    body,
+    fill,
+    go_to,
+    processed,
+    sign_in,
+    slowed,
+    try_it,
+)
+from serving import RECORDING, ROOT, Caller, Server, serving
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -34,8 +48,6 @@ EXTENDED = {"Data": [True, None, 1.5, "`"]}
 
 SOME = r"(?!0\.0)[\d.]+ of (19|20)\.\d MiB"
 
-PHONE = {"viewport": {"width": 360, "height": 740}, "color_scheme": "dark"}
-DESK = {"viewport": {"width": 1400, "height": 900}, "color_scheme": "light"}
 
 RUN = {
     "curl": ("bash", "-euo", "pipefail", "sample.sh"),
@@ -90,54 +102,6 @@ def page(browser: Browser, server: Server) -> Iterator[Page]:
         yield visited
 
 
-def sign_in(page: Page, client: dict[str, str]) -> None:
-    page.get_by_label("Client id").fill(client["CLIENT_ID"])
-    page.get_by_label("Client secret").fill(client["CLIENT_SECRET"])
-    page.get_by_role("button", name="Sign in").click()
-    said(page.locator("#signed-in"), lambda text: text.startswith("Signed in as"))
-
-
-def go_to(page: Page, operation: str) -> None:
-    """Shows an operation, and waits until it is: the browser tells the page of it later."""
-    page.evaluate("(name) => { location.hash = name }", operation)
-    shown = page.locator(f'#menu a[href="#{operation}"][aria-current="page"]')
-    shown.wait_for(state="attached")
-
-
-def fill(page: Page, values: dict[str, str]) -> None:
-    for name, value in values.items():
-        field = page.locator(f'[data-field="{name}"]').locator("input, select, textarea")
-        if field.evaluate("(one) => one.tagName") == "SELECT":
-            field.select_option(value)
-        else:
-            field.fill(value)
-
-
-def attach(page: Page, path: Path | str) -> None:
-    page.locator('[data-field="file"] input').set_input_files(str(path))
-
-
-def try_it(page: Page) -> str:
-    """Sends, and returns status and time as the page says them."""
-    page.get_by_role("button", name="Try It!").click()
-    return said(page.locator("#try .outcome"), lambda text: re.match(r"\d{3} ", text))
-
-
-def body(page: Page) -> Any:
-    return json.loads(page.locator("#body").inner_text())
-
-
-def processed(page: Page) -> Any:
-    """The record that the page shows, once its processing ended; until then it asks again."""
-
-    def ended() -> Any:
-        assert try_it(page).startswith("200")
-        record = body(page)
-        return record["status"] != "processing" and record
-
-    return until(ended, "processed")
-
-
 # What it shows
 
 
@@ -152,11 +116,45 @@ def test_it_shows_every_key_with_its_examples_and_every_sentence_in_order(page: 
         assert ("deprecated" in shown) == bool(schema.get("deprecated"))
     sentences = page.locator(".sentences q").all_inner_texts()
     assert sentences == list(wire.SENTENCES.values())
-    assert [
-        json.loads(one) for one in page.locator('[data-field="signedUrl"] li').all_inner_texts()
+    signed = page.locator('[data-field="signedUrl"]')
+    listed = [json.loads(one) for one in signed.locator("li").all_inner_texts()]
+    assert listed == [
+        "https://bucket.s3.amazonaws.com/path/to/file.mp3?X-Amz-Algorithm=...",
+        "https://storage.azure.com/container/blob?sv=...",
     ]
+    assert "in place of" in signed.inner_text()
     file = page.locator('[data-field="file"]').inner_text()
-    assert all(ending in file for ending in wire.ALLOWED_EXTENSIONS)
+    assert "Audio: .wav, .mp3, .mp4, .ogg, .opus, .m4a. Chat: .tar, .zip." in file
+    assert set(re.findall(r"\.\w{3,4}\b", file)) == wire.ALLOWED_EXTENSIONS
+    assert "Required unless signedUrl is given" in file
+    part = page.locator('[data-field="metadata"]').inner_text()
+    assert "required" in part
+    for name in ("Prefer", "Idempotency-Key", "Accept"):
+        assert page.locator(f'[data-field="{name}"]').count() == 1
+
+
+def test_it_says_what_each_of_several_examples_shows(page: Page):
+    assert page.locator('[data-field="FileName"] li').all_inner_texts() == [
+        'With subdirectories: "topfolder/subfolder/subsubfolder/filename.mp3"',
+        'Without subdirectories: "filename.mp3"',
+    ]
+    assert page.locator('[data-field="InteractionDate"] li').all_inner_texts() == [
+        'UTC datetime: "2022-03-18T21:52:26"',
+        'UTC datetime with fractions of a second: "2022-03-18T21:52:26.8816090Z"',
+        'UTC date only: "2022-03-19"',
+        'datetime with timezone: "2022-03-18T17:56:09.8683110-04:00"',
+    ]
+
+
+def test_it_shows_where_to_choose_a_language_to_sign_in_and_to_try(page: Page):
+    assert page.get_by_role("heading", name="Credentials").is_visible()
+    assert (
+        page.locator("#credentials p").first.inner_text().startswith("OAuth2 client credentials")
+    )
+    languages = page.get_by_label("Language").locator("option").all_inner_texts()
+    assert languages == list(RUN)
+    hint = "Click Try It! to send the request and see its response here."
+    assert page.locator("#try .outcome").inner_text() == hint
 
 
 def test_it_shows_every_operation_of_the_served_openapi(page: Page, server: Server):
@@ -264,7 +262,85 @@ def test_every_operation_has_a_well_formed_sample_in_every_language(page: Page):
         subprocess.run(["bash", "-n"], input=samples["curl"], text=True, check=True)
 
 
+@pytest.mark.parametrize("language", ["JavaScript", "Java", "Go"])
+def test_every_sample_of_every_operation_compiles_without_a_warning(
+    page: Page, tmp_path: Path, language: str
+):
+    """Python and curl are checked above; C# is compiled where its sample is run."""
+    program = {"JavaScript": "node", "Java": "javac", "Go": "go"}[language]
+    if shutil.which(program) is None:
+        pytest.skip(f"{language} samples are NOT compiled: this machine lacks `{program}`")
+    files = []
+    for number, (_, samples) in enumerate(page.evaluate(ALL_SAMPLES)):
+        folder = tmp_path / f"sample{number}"
+        folder.mkdir()
+        files.append(folder / RUN[language][-1])
+        package = f"package sample{number};\n" if language == "Java" else ""
+        files[-1].write_text(package + samples[language])
+    if language == "Go":
+        (tmp_path / "go.mod").write_text("module samples\n\ngo 1.19\n")
+    commands = {
+        "JavaScript": [["node", "--check", str(file)] for file in files],
+        "Java": [["javac", "-Xlint:all", "-Werror", "-d", str(tmp_path), *map(str, files)]],
+        "Go": [["go", "vet", "./..."], ["gofmt", "-l", "."]],
+    }
+    for command in commands[language]:
+        done = subprocess.run(
+            command, cwd=tmp_path, check=False, capture_output=True, text=True, timeout=100
+        )
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", ""), command
+
+
 # Try It
+
+
+def test_every_operation_can_be_tried_and_answers_with_a_status_that_is_shown(
+    page: Page, client: dict[str, str]
+):
+    sign_in(page, client)
+    links = page.locator("#menu a").evaluate_all("(all) => all.map((one) => one.hash.slice(1))")
+    for name in links:
+        go_to(page, name)
+        for field in page.locator("#request .field.path input").all():
+            field.fill(str(uuid.uuid4()))
+        if name == "stream_events":
+            page.get_by_role("button", name="Try It!").click()
+            page.get_by_role("button", name="Cancel").click()
+            said(page.locator("#try .outcome"), lambda text: text.startswith("Cancelled after"))
+            continue
+        status = try_it(page)[:3]
+        assert status in page.locator(".outcomes tbody th").all_inner_texts(), name
+        assert status not in {"401", "403", "500"}, name
+
+
+def test_the_curl_line_asks_for_the_same(
+    page: Page, server: Server, caller: Caller, client: dict[str, str], tmp_path: Path
+):
+    sign_in(page, client)
+    go_to(page, "list_interactions")
+    fill(page, {"prefix": NASTY, "direction": "inbound"})
+    assert try_it(page).startswith("200")
+    environment = {**os.environ, "EARMARK": server.base, "TOKEN": caller.token, "no_proxy": "*"}
+    line = page.locator("#curl").text_content() or ""
+    done = subprocess.run(
+        ["bash", "-c", line], env=environment, capture_output=True, check=True, text=True
+    )
+    assert json.loads(done.stdout) == body(page)
+    go_to(page, "uploadMedia")
+    attach(page, RECORDING)
+    fill(page, {"FileName": NASTY, "Name": NASTY})
+    assert try_it(page).startswith("400")
+    shutil.copy(RECORDING, tmp_path)
+    line = page.locator("#curl").text_content() or ""
+    done = subprocess.run(
+        ["bash", "-c", line],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        check=True,
+        text=True,
+    )
+    assert done.stdout == page.locator("#body").inner_text()
 
 
 def test_a_recording_is_uploaded_and_its_processed_record_read(page: Page, client: dict[str, str]):
@@ -378,8 +454,9 @@ def test_credentials_stay_in_the_memory_of_the_page(page: Page, client: dict[str
         assert secret not in page.content()
     assert "eyJ" not in page.content()  # with which every token begins
     assert page.get_by_label("Client secret").input_value() == ""
-    kept = "[localStorage.length, sessionStorage.length, document.cookie]"
-    assert page.evaluate(kept) == [0, 0, ""]
+    assert page.evaluate(KEPT) == [0, 0, "", [], [], None]
+    assert secret not in page.url
+    assert page.context.cookies() == []
     page.get_by_role("button", name="Forget").click()
     assert try_it(page).startswith("401")
     sign_in(page, client)
@@ -395,7 +472,12 @@ def test_a_recording_of_20_mb_shows_progress_and_is_kept(
     sign_in(page, client)
     attach(page, big)
     fill(page, {"FileName": "page/big.wav"})
+    page.evaluate(PROGRESS_NOTED)
+    slowed(page, 10_000_000)
     assert try_it(page).startswith("200")
+    noted = page.evaluate("window.noted")
+    assert len(noted) > 1
+    assert noted[-1] == "19.5 of 19.5 MiB"
     assert caller.record(body(page)["id"])["size_bytes"] == big.stat().st_size
 
 
@@ -405,10 +487,7 @@ def test_a_large_upload_can_be_cancelled_and_leaves_nothing(
     big = tmp_path / "slow.wav"
     big.write_bytes(RECORDING.read_bytes() + bytes(20_000_000))
     sign_in(page, client)
-    network = page.context.new_cdp_session(page)
-    network.send("Network.enable")
-    slow = {"offline": False, "latency": 0, "downloadThroughput": -1}
-    network.send("Network.emulateNetworkConditions", {**slow, "uploadThroughput": 300_000})
+    slowed(page, 300_000)
     attach(page, big)
     fill(page, {"FileName": "page/slow.wav"})
     page.get_by_role("button", name="Try It!").click()
@@ -419,6 +498,21 @@ def test_a_large_upload_can_be_cancelled_and_leaves_nothing(
     assert page.get_by_role("button", name="Cancel").is_hidden()
     found = caller.http.get("/v1/interactions", params={"prefix": "page/slow"})
     assert found.json()["items"] == []
+
+
+KEPT = """async () => [
+  localStorage.length, sessionStorage.length, document.cookie,
+  await indexedDB.databases(), window.caches ? await caches.keys() : [], history.state,
+]"""
+"""All places where a page can keep something."""
+
+PROGRESS_NOTED = """() => {
+  window.noted = [];
+  new MutationObserver(() => {
+    const text = document.querySelector("#sent").textContent;
+    if (text) window.noted.push(text);
+  }).observe(document.querySelector("#sent"), { childList: true });
+}"""
 
 
 # For everybody
@@ -442,20 +536,63 @@ def test_it_is_used_by_keyboard_alone(page: Page, client: dict[str, str]):
     said(page.locator("#try .outcome"), lambda text: text.startswith("200"))
 
 
-@pytest.mark.parametrize("options", [DESK, PHONE], ids=["desk, light", "phone, dark"])
-def test_axe_finds_nothing_and_nothing_is_cut_off(
-    browser: Browser, server: Server, client: dict[str, str], options
-):
-    with visiting(browser, server.base, **options) as page:
+LOOKS = {
+    f"{place}, {scheme}": {**size, "color_scheme": scheme}
+    for place, size in (("desk", DESK), ("phone", PHONE))
+    for scheme in ("light", "dark")
+}
+
+
+@pytest.fixture(params=LOOKS)
+def look(
+    request: pytest.FixtureRequest, browser: Browser, server: Server, client: dict[str, str]
+) -> Iterator[Page]:
+    """The reference, signed in, on a desk or a phone, in the light or in the dark."""
+    with visiting(browser, server.base, **LOOKS[request.param]) as page:
         page.goto("/docs")
         page.wait_for_selector("#sample code")
         sign_in(page, client)
-        assert try_it(page).startswith("400")
-        assert_clean(page)
-        page.goto("/docs/errors/unavailable")
-        assert_clean(page)
-        page.goto("/docs/errors")
-        assert_clean(page)
+        yield page
+
+
+def test_axe_finds_nothing_on_any_operation_and_nothing_is_cut_off(
+    look: Page, request: pytest.FixtureRequest
+):
+    """Every second one in each look, so that each is seen large and small, light and dark."""
+    links = look.locator("#menu a").evaluate_all("(all) => all.map((one) => one.hash.slice(1))")
+    assert len(links) > 30
+    first = request.node.callspec.params["look"] in {"desk, light", "phone, dark"}
+    for name in links[first::2]:
+        go_to(look, name)
+        assert_clean(look)
+
+
+@pytest.mark.parametrize("operation", ["uploadMedia", "createHierarchy", "list_interactions"])
+def test_axe_finds_nothing_beside_an_answer(look: Page, operation: str):
+    go_to(look, operation)
+    if operation == "createHierarchy":
+        name = str(time.monotonic_ns())
+        fill(look, {"body": json.dumps({"name": name, "category": "wide " * 60})})
+    assert re.match("200|400", try_it(look))
+    assert_clean(look)
+
+
+ERROR_PAGES = (
+    "",  # the list of all
+    "/file_name_taken",
+    "/digest_mismatch",
+    "/invalid_value",
+    "/internal",  # with two meanings
+    "/invalid_client",
+    "/chat_unknown",
+    "/container_differs",
+)
+
+
+def test_axe_finds_nothing_on_error_pages_and_nothing_is_cut_off(look: Page):
+    for page in ERROR_PAGES:
+        look.goto(f"/docs/errors{page}")
+        assert_clean(look)
 
 
 def assert_clean(page: Page) -> None:

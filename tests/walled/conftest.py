@@ -30,6 +30,14 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     Path(os.environ["EARMARK_WALLED"]).write_text(made.summary())
 
 
+@pytest.fixture(scope="session")
+def s3(world: World, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A real S3 server, of which the web server of the namespace is the outside."""
+    from walled.s3 import serve
+
+    yield from serve(world, tmp_path_factory.mktemp("seaweedfs"))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _plain_log() -> Iterator[None]:
     """What is logged where nothing was configured: a plain line."""

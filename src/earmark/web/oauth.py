@@ -95,8 +95,8 @@ class KeySet(BaseModel):
     keys: list[dict[str, Any]]
 
 
-class _RefusedError(Exception):
-    """An answer of RFC 6749 section 5.2."""
+class TokenRefusedError(Exception):
+    """No token, and why. Source: RFC 6749 section 5.2."""
 
     def __init__(
         self,
@@ -113,6 +113,7 @@ class _RefusedError(Exception):
         self.headers = headers or {}
 
     def answer(self) -> Refusal:
+        """As RFC 6749 words it; no cache keeps it."""
         content = {"error": self.error, "error_description": self.description}
         headers = {**_NO_STORE, **self.headers}
         return Refusal(self.error, json.dumps(content), self.status, headers, "application/json")
@@ -149,7 +150,7 @@ def _add_token(made: APIRouter, access: Access) -> None:
             credentials = _credentials(request.headers.getlist("authorization"), form)
             address = request.client.host if request.client else ""
             grant = await run_in_threadpool(_grant, access, credentials, form, address)
-        except _RefusedError as refused:
+        except TokenRefusedError as refused:
             return refused.answer()
         answer = TokenAnswer(
             access_token=grant.access_token, expires_in=grant.expires_in, scope=grant.scope
@@ -167,7 +168,12 @@ def _add_discovery(made: APIRouter, access: Access) -> None:
     )
 
     # KEYS_PATH begins with OPENID_PATH; both are whole-path matches, so their order is free.
-    @made.get(OPENID_PATH, operation_id="get_openid_configuration", response_model=OpenIdMetadata)
+    @made.get(
+        OPENID_PATH,
+        operation_id="get_openid_configuration",
+        summary="Find the token endpoint by OpenID Connect Discovery",
+        response_model=OpenIdMetadata,
+    )
     async def get_openid_configuration() -> JSONResponse:
         """Where tokens and keys are, as OpenID Connect Discovery has it."""
         return JSONResponse(openid.model_dump(), headers=_DISCOVERY_CACHED)
@@ -175,13 +181,20 @@ def _add_discovery(made: APIRouter, access: Access) -> None:
     @made.get(
         METADATA_PATH,
         operation_id="get_authorization_server_metadata",
+        summary="Find the token endpoint by RFC 8414",
         response_model=ServerMetadata,
     )
     async def get_authorization_server_metadata() -> JSONResponse:
         """Where tokens and keys are, as RFC 8414 has it."""
         return JSONResponse(metadata.model_dump(), headers=_DISCOVERY_CACHED)
 
-    @made.get(KEYS_PATH, operation_id="get_keys", response_model=KeySet, responses=_UNAVAILABLE)
+    @made.get(
+        KEYS_PATH,
+        operation_id="get_keys",
+        summary="Read the keys that verify access tokens",
+        response_model=KeySet,
+        responses=_UNAVAILABLE,
+    )
     def get_keys() -> JSONResponse:
         """The public keys that verify access tokens, as a JWK set."""
         keys = [dict(key) for key in access.published_keys()]
@@ -215,26 +228,26 @@ def _grant(
     except UnauthenticatedError as error:
         raise _invalid_client(str(error), by_header=credentials.by_header) from None
     except InvalidError:
-        raise _RefusedError("invalid_scope", f"The only scope is {SCOPE}.") from None
+        raise TokenRefusedError("invalid_scope", f"The only scope is {SCOPE}.") from None
     if "grant_type" not in form:
-        raise _RefusedError("invalid_request", f"Send grant_type={GRANT_TYPE}.")
-    raise _RefusedError("unsupported_grant_type", f"The only grant type is {GRANT_TYPE}.")
+        raise TokenRefusedError("invalid_request", f"Send grant_type={GRANT_TYPE}.")
+    raise TokenRefusedError("unsupported_grant_type", f"The only grant type is {GRANT_TYPE}.")
 
 
 async def _body(request: Request) -> bytes:
     """The whole form; of another type or a longer one, no more than that shows."""
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type != _FORM:
-        raise _RefusedError("invalid_request", f"Send the request as {_FORM}.")
+        raise TokenRefusedError("invalid_request", f"Send the request as {_FORM}.")
     body = bytearray()
     try:
         async for chunk in request.stream():
             body += chunk
             if len(body) > MAX_FORM_BYTES:
                 too_long = f"The form is longer than {MAX_FORM_BYTES} bytes."
-                raise _RefusedError("invalid_request", too_long)
+                raise TokenRefusedError("invalid_request", too_long)
     except ClientDisconnect:
-        raise _RefusedError("invalid_request", "The form ended early.") from None
+        raise TokenRefusedError("invalid_request", "The form ended early.") from None
     return bytes(body)
 
 
@@ -243,23 +256,25 @@ def _fields(body: bytes) -> dict[str, str]:
     try:
         pairs = parse_qsl(body.decode(), keep_blank_values=True, errors="strict")
     except ValueError:
-        raise _RefusedError("invalid_request", f"The body is no {_FORM} in UTF-8.") from None
+        raise TokenRefusedError("invalid_request", f"The body is no {_FORM} in UTF-8.") from None
     fields = dict(pairs)
     if len(fields) != len(pairs):
-        raise _RefusedError("invalid_request", "A parameter comes twice.")
+        raise TokenRefusedError("invalid_request", "A parameter comes twice.")
     return {name: value for name, value in fields.items() if value}
 
 
 def _credentials(headers: list[str], form: Mapping[str, str]) -> _Credentials:
     """Who the client says it is, by one way and not two. Source: RFC 6749 section 2.3."""
     if len(headers) > 1:
-        raise _RefusedError("invalid_request", "The Authorization header comes twice.")
+        raise TokenRefusedError("invalid_request", "The Authorization header comes twice.")
     scheme, _, encoded = headers[0].partition(" ") if headers else ("", "", "")
     if scheme.lower() != "basic":
         return _from_form(form, by_header=bool(headers))
     client_id, secret = _basic(encoded)
     if "client_secret" in form or form.get("client_id", client_id) != client_id:
-        raise _RefusedError("invalid_request", "Authenticate by Basic or by the form, not both.")
+        raise TokenRefusedError(
+            "invalid_request", "Authenticate by Basic or by the form, not both."
+        )
     return _Credentials(client_id, secret, by_header=True)
 
 
@@ -283,10 +298,10 @@ def _basic(encoded: str) -> tuple[str, str]:
     return unquote_plus(user), unquote_plus(password)
 
 
-def _too_many(error: RateLimitedError) -> _RefusedError:
+def _too_many(error: RateLimitedError) -> TokenRefusedError:
     """Source: RFC 6585 section 4; RFC 6749 has no word for it."""
     seconds = max(1, math.ceil(error.retry_after_seconds))
-    return _RefusedError(
+    return TokenRefusedError(
         "too_many_requests",
         f"Too many requests or wrong secrets. Retry in {seconds} s.",
         status=429,
@@ -294,9 +309,9 @@ def _too_many(error: RateLimitedError) -> _RefusedError:
     )
 
 
-def _invalid_client(description: str, *, by_header: bool) -> _RefusedError:
+def _invalid_client(description: str, *, by_header: bool) -> TokenRefusedError:
     headers = {"WWW-Authenticate": 'Basic realm="earmark", charset="UTF-8"'} if by_header else {}
-    return _RefusedError("invalid_client", description, status=401, headers=headers)
+    return TokenRefusedError("invalid_client", description, status=401, headers=headers)
 
 
 _UNAVAILABLE: dict[int | str, dict[str, Any]] = {
@@ -321,13 +336,26 @@ _TOKEN_REQUEST: dict[str, Any] = {
                     "required": ["grant_type"],
                     "additionalProperties": {"type": "string"},
                     "properties": {
-                        "grant_type": {"type": "string", "enum": [GRANT_TYPE]},
-                        "scope": {"type": "string", "enum": [SCOPE], "default": SCOPE},
+                        "grant_type": {
+                            "type": "string",
+                            "enum": [GRANT_TYPE],
+                            "description": "The only one.",
+                        },
+                        "scope": {
+                            "type": "string",
+                            "enum": [SCOPE],
+                            "default": SCOPE,
+                            "description": "The only one; it is meant where none is sent.",
+                        },
                         "client_id": {
                             "type": "string",
                             "description": "With client_secret, unless Basic is used.",
                         },
-                        "client_secret": {"type": "string", "format": "password"},
+                        "client_secret": {
+                            "type": "string",
+                            "format": "password",
+                            "description": "As `earmark client create` told it.",
+                        },
                     },
                 }
             }

@@ -5,7 +5,7 @@ from typing import Annotated, Self
 from uuid import UUID
 
 from fastapi import APIRouter
-from pydantic import Strict
+from pydantic import Field, Strict
 from starlette.requests import Request
 
 from earmark.directory import AgentChange, Directory, NewAgent
@@ -30,32 +30,38 @@ from earmark.web.security import Manager, Reader
 
 Id = Annotated[UUID, Strict(False)]
 
+_CODE = "That uploads name as `AgentCode`; one agent of the organization has it."
+_OSMS = "Ids of the hierarchy nodes to which the agent belongs, in place of those before."
+_KEPT = "Kept as sent, and answered."
+_CHANGED = f"{_KEPT} `{REMOVE}` takes it away."
+_START = "ISO 8601: when the agent began."
+
 
 class CreateAgent(Wire):
     """The body that creates an agent."""
 
-    first_name: Name
-    last_name: Name
-    agent_email: Name
-    agent_code: Code | None = None
-    osms: list[Id] | None = None
-    user_id: Text | None = None
-    manager_id: Text | None = None
-    start_date: Text | None = None
+    first_name: Name = Field(description="First name.")
+    last_name: Name = Field(description="Last name.")
+    agent_email: Name = Field(description="E-mail address.")
+    agent_code: Code | None = Field(None, description=_CODE)
+    osms: list[Id] | None = Field(None, description=_OSMS)
+    user_id: Text | None = Field(None, description=_KEPT)
+    manager_id: Text | None = Field(None, description=_KEPT)
+    start_date: Text | None = Field(None, description=_START)
 
 
 class UpdateAgent(Wire):
     """The body that changes an agent: what is absent or null stays as it is."""
 
-    first_name: Name | None = None
-    last_name: Name | None = None
-    agent_email: Name | None = None
-    agent_code: Code | None = None
-    is_active: bool | None = None
-    osms: list[Id] | None = None
-    user_id: Text | None = None
-    manager_id: Text | None = None
-    start_date: Text | None = None
+    first_name: Name | None = Field(None, description="First name.")
+    last_name: Name | None = Field(None, description="Last name.")
+    agent_email: Name | None = Field(None, description="E-mail address.")
+    agent_code: Code | None = Field(None, description=_CODE)
+    is_active: bool | None = Field(None, description="Whether the agent still works here.")
+    osms: list[Id] | None = Field(None, description=_OSMS)
+    user_id: Text | None = Field(None, description=_CHANGED)
+    manager_id: Text | None = Field(None, description=_CHANGED)
+    start_date: Text | None = Field(None, description=_START)
 
 
 class AgentAnswer(Wire):
@@ -99,7 +105,9 @@ def _date_time(sent: str | None) -> str | None:
 
 
 _NAMES = {"email": "agentEmail", "code": "agentCode", "node_ids": "osms"}
-_AGENT_ID = document_parameter("AgentId", "path", {"type": "string", "format": "uuid"})
+_AGENT_ID = document_parameter(
+    "AgentId", "path", {"type": "string", "format": "uuid"}, "Id of the agent."
+)
 
 
 def router(directory: Directory) -> APIRouter:

@@ -108,13 +108,23 @@ def document_body(form: type[Wire]) -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
 
 
-def document_parameter(name: str, place: str, schema: Mapping[str, Any]) -> dict[str, Any]:
+def document_parameter(
+    name: str, place: str, schema: Mapping[str, Any], about: str
+) -> dict[str, Any]:
     """What OpenAPI says of a parameter in "path" or "query"."""
-    return {"name": name, "in": place, "required": place == "path", "schema": dict(schema)}
+    return {
+        "name": name,
+        "in": place,
+        "required": place == "path",
+        "schema": dict(schema),
+        "description": about,
+    }
 
 
 IS_ACTIVE = {
-    **document_parameter("IsActive", "query", {"type": "boolean"}),
+    **document_parameter(
+        "IsActive", "query", {"type": "boolean"}, "Only active ones, or only inactive ones."
+    ),
     "allowEmptyValue": True,  # and means that nothing was asked
 }
 

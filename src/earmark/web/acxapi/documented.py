@@ -18,6 +18,11 @@ def _key(kind: str | list[str], about: str, *examples: Any, **more: Any) -> dict
     return {"type": kind, "description": about, "examples": list(examples), **more}
 
 
+def _named(*names: str) -> dict[str, list[str]]:
+    """What the examples are called, in their order; JSON Schema has no place for that."""
+    return {"x-example-names": list(names)}
+
+
 _TEXT = "string"
 
 METADATA: Mapping[str, Any] = {
@@ -33,6 +38,7 @@ METADATA: Mapping[str, Any] = {
             "organization.",
             "topfolder/subfolder/subsubfolder/filename.mp3",
             "filename.mp3",
+            **_named("With subdirectories", "Without subdirectories"),
         ),
         "UploadType": _key(
             _TEXT,
@@ -64,6 +70,12 @@ METADATA: Mapping[str, Any] = {
             "2022-03-18T21:52:26.8816090Z",
             "2022-03-19",
             "2022-03-18T17:56:09.8683110-04:00",
+            **_named(
+                "UTC datetime",
+                "UTC datetime with fractions of a second",
+                "UTC date only",
+                "datetime with timezone",
+            ),
         ),
         "ExtendedMetadata": _key(
             "array",
@@ -105,6 +117,11 @@ METADATA: Mapping[str, Any] = {
         ),
     },
 }
+
+FILE = (
+    "The media, under its own name. Audio: .wav, .mp3, .mp4, .ogg, .opus, .m4a. Chat: .tar, .zip. "
+    "Required unless signedUrl is given."
+)
 
 SIGNED_URLS = (
     "https://bucket.s3.amazonaws.com/path/to/file.mp3?X-Amz-Algorithm=...",

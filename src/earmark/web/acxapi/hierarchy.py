@@ -38,16 +38,23 @@ OtherCode = Annotated[
 ]
 
 
+_CONTACTS = "Ids of users. There are no users yet, so none can be named."
+
+
 class _Sent(Wire):
     """What both bodies have."""
 
-    category: Text | None = None
-    sub_category: Text | None = None
-    code: Code | None = None
-    hierarchy_codes: list[OtherCode] | None = None
-    administrative_contacts_user_ids: list[str] | None = None
-    escalation_contacts_user_ids: list[str] | None = None
-    manager_contacts_user_ids: list[str] | None = None
+    category: Text | None = Field(None, description="A word of your own.")
+    sub_category: Text | None = Field(None, description="Likewise.")
+    code: Code | None = Field(
+        None, description="That uploads name as `HierarchyCode`; it names one node."
+    )
+    hierarchy_codes: list[OtherCode] | None = Field(
+        None, description="Further codes that name the node."
+    )
+    administrative_contacts_user_ids: list[str] | None = Field(None, description=_CONTACTS)
+    escalation_contacts_user_ids: list[str] | None = Field(None, description=_CONTACTS)
+    manager_contacts_user_ids: list[str] | None = Field(None, description=_CONTACTS)
 
     def contacts(self) -> tuple[str, ...]:
         """Every user named as a contact."""
@@ -61,16 +68,20 @@ class _Sent(Wire):
 class CreateHierarchy(_Sent):
     """The body that creates a node."""
 
-    name: Name
-    parent_id: Annotated[UUID, Strict(False)] | None = None
+    name: Name = Field(description="What people call it.")
+    parent_id: Annotated[UUID, Strict(False)] | None = Field(
+        None, description="Id of the node above; without it the node stands at the top."
+    )
 
 
 class UpdateHierarchy(_Sent):
     """The body that changes a node: what is absent or null stays as it is."""
 
-    name: Name | None = None
-    new_parent_id: str | None = None
-    is_active: bool | None = None
+    name: Name | None = Field(None, description="What people call it.")
+    new_parent_id: str | None = Field(
+        None, description="Id of the node below which it goes; `remove` puts it at the top."
+    )
+    is_active: bool | None = Field(None, description="Whether uploads may name it.")
 
 
 class Contact(Wire):
@@ -118,7 +129,9 @@ class HierarchyAnswer(Wire):
 
 
 _NAMES = {"codes": "hierarchyCodes", "contact_user_ids": "contactsUserIds"}
-_NODE_ID = document_parameter("HierarchyId", "path", {"type": "string", "format": "uuid"})
+_NODE_ID = document_parameter(
+    "HierarchyId", "path", {"type": "string", "format": "uuid"}, "Id of the node."
+)
 
 
 def router(directory: Directory) -> APIRouter:

@@ -28,6 +28,14 @@ from earmark.web.security import Manager, Reader
 CHUNK_CHARACTERS = 64 * 1024
 """Sent at once: most pages are a few of them."""
 
+_START = "ISO 8601: what arrived at this instant or after it."
+_END = "ISO 8601: what arrived at this instant or before it."
+_MEDIA_TYPE = "`Audio` or `Chat`; of other kinds there is nothing here."
+_LAST = "The id of the last one that you have; what arrived after it follows."
+_NODES = "Ids of hierarchy nodes: interactions of any of them or below it."
+_PAGE_SIZE = f"The most that is answered, 1 to {MAX_LIMIT}."
+_META = "Any value; kept as text and answered."
+
 Int32 = Annotated[int, Field(json_schema_extra={"format": "int32"})]
 Int64 = Annotated[int, Field(json_schema_extra={"format": "int64"})]
 
@@ -114,38 +122,61 @@ class Metadata(Wire):
 class PostMetadata(Wire):
     """The body that asks for a list of metadata."""
 
-    start_date: Annotated[str, Field(json_schema_extra={"format": "date-time"})]
-    end_date: Annotated[str, Field(json_schema_extra={"format": "date-time"})]
-    page_size: Annotated[Int32, Field(ge=1, le=MAX_LIMIT)]
-    media_type: str | None = None
-    client_call_ids: list[str] | None = None
-    last_id: UUID | None = None
-    hierarchy_ids: list[UUID] | None = None
+    start_date: Annotated[
+        str, Field(json_schema_extra={"format": "date-time"}, description=_START)
+    ]
+    end_date: Annotated[str, Field(json_schema_extra={"format": "date-time"}, description=_END)]
+    page_size: Annotated[Int32, Field(ge=1, le=MAX_LIMIT, description=_PAGE_SIZE)]
+    media_type: str | None = Field(None, description=_MEDIA_TYPE)
+    client_call_ids: list[str] | None = Field(
+        None, description="The `ClientCallId` of uploads: any of these."
+    )
+    last_id: UUID | None = Field(None, description=_LAST)
+    hierarchy_ids: list[UUID] | None = Field(None, description=_NODES)
 
 
 class PatchMetadata(Wire):
     """The body that changes metadata: what is absent or null stays as it is."""
 
-    timestamp: Annotated[str, Field(json_schema_extra={"format": "date-time"})] | None = None
-    phone: str | None = None
-    call_direction: str | None = None
-    client_call_id: str | None = None
-    locale_id: Int32 | None = None
-    meta1: Any = None
-    meta2: Any = None
-    meta3: Any = None
-    meta4: Any = None
-    meta5: Any = None
-    extended_metadata: dict[str, Any] | None = None
+    timestamp: Annotated[str, Field(json_schema_extra={"format": "date-time"})] | None = Field(
+        None, description="When it took place, as `InteractionDate` of an upload."
+    )
+    phone: str | None = Field(None, description="Phone number of the customer.")
+    call_direction: str | None = Field(None, description="`Inbound` or `Outbound`.")
+    client_call_id: str | None = Field(
+        None, description="Your own reference of the call's telephony."
+    )
+    locale_id: Int32 | None = Field(
+        None, description="1033 (English) or 2058 (Spanish); another one is read again."
+    )
+    meta1: Any = Field(None, description=_META)
+    meta2: Any = Field(None, description=_META)
+    meta3: Any = Field(None, description=_META)
+    meta4: Any = Field(None, description=_META)
+    meta5: Any = Field(None, description=_META)
+    extended_metadata: dict[str, Any] | None = Field(
+        None, description="Key/values that are merged into those that are there."
+    )
 
 
-_TEXTS = ("StartDate", "EndDate", "MediaType", "ClientCallId", "LastId", "HierarchyIds")
+_TEXTS = (
+    ("StartDate", _START),
+    ("EndDate", _END),
+    ("MediaType", _MEDIA_TYPE),
+    ("ClientCallId", "The `ClientCallId` of an upload."),
+    ("LastId", _LAST),
+    ("HierarchyIds", f"{_NODES} With commas between them."),
+)
 _SIZE = {"type": "integer", "format": "int32", "minimum": 1, "maximum": MAX_LIMIT}
 _QUERY = [
-    *(document_parameter(name, "query", {"type": "string"}) for name in _TEXTS),
-    document_parameter("PageSize", "query", _SIZE),
+    *(document_parameter(name, "query", {"type": "string"}, about) for name, about in _TEXTS),
+    document_parameter(
+        "PageSize", "query", _SIZE, f"{_PAGE_SIZE} {wire.DEFAULT_PAGE_SIZE} without it."
+    ),
 ]
-_ID = document_parameter("id", "path", {"type": "string", "format": "uuid"})
+_ID = document_parameter(
+    "id", "path", {"type": "string", "format": "uuid"}, "Id of the interaction."
+)
 _LISTED = {"after": "lastId", "limit": "pageSize", "until": "endDate"}
 _CORRECTED = {"locale": "localeId", "extended": "extendedMetadata"}
 

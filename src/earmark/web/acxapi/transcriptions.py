@@ -35,7 +35,9 @@ FAILED = "The conversation failed to process."
 class BatchRequest(Wire):
     """The body that asks for several conversations."""
 
-    conversation_ids: list[Annotated[UUID, Strict(False)]]
+    conversation_ids: list[Annotated[UUID, Strict(False)]] = Field(
+        description=f"Ids of interactions, at most {MAX_CONVERSATIONS}."
+    )
 
 
 class Transcriptions(Wire):
@@ -77,7 +79,9 @@ class _Found:
     message: str = ""
 
 
-_ID = document_parameter("conversationId", "path", {"type": "string", "format": "uuid"})
+_ID = document_parameter(
+    "conversationId", "path", {"type": "string", "format": "uuid"}, "Id of the interaction."
+)
 
 
 def router(interactions: Interactions) -> APIRouter:

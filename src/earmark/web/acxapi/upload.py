@@ -398,8 +398,7 @@ _REQUEST: dict[str, Any] = {
                         "file": {
                             "type": "string",
                             "format": "binary",
-                            "description": f"Its name ends in {wire.LISTED}. "
-                            "Required unless signedUrl is given.",
+                            "description": documented.FILE,
                         },
                         "signedUrl": {
                             "type": "string",

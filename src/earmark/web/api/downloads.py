@@ -21,7 +21,13 @@ if TYPE_CHECKING:
 RETRY_AFTER_SECONDS = 2
 """When it is worth asking again."""
 
-_DownloadId = Annotated[str, Path(json_schema_extra={"format": "uuid"})]
+_DownloadId = Annotated[
+    str,
+    Path(
+        description="As `Location` of the upload's 202 names it.",
+        json_schema_extra={"format": "uuid"},
+    ),
+]
 
 
 class CauseShape(BaseModel):

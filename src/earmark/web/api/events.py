@@ -95,6 +95,7 @@ def router(interactions: Interactions, stopping: Callable[[], bool]) -> APIRoute
         "",
         operation_id="list_events",
         summary="Read what happened to interactions, oldest first",
+        description="A client that keeps `next` and asks with it as `after` misses none.",
         response_model=EventsShape,
         responses=problems(400),
     )
@@ -117,7 +118,10 @@ def router(interactions: Interactions, stopping: Callable[[], bool]) -> APIRoute
     )
     async def stream_events(
         caller: _Reader,
-        last_event_id: Annotated[int | None, Header(ge=0, le=_LARGEST)] = None,
+        last_event_id: Annotated[
+            int | None,
+            Header(ge=0, le=_LARGEST, description="The id of the last event that you have."),
+        ] = None,
         after: Annotated[
             int, Query(ge=0, le=_LARGEST, description="Where no `Last-Event-ID` is sent.")
         ] = 0,

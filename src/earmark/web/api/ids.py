@@ -12,7 +12,13 @@ from earmark.errors import NotFoundError
 
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII | re.IGNORECASE)
 
-InteractionId = Annotated[str, Path(json_schema_extra={"format": "uuid"})]
+InteractionId = Annotated[
+    str,
+    Path(
+        description="The `id` that the upload was answered with.",
+        json_schema_extra={"format": "uuid"},
+    ),
+]
 
 
 def uuid_of(sent: str) -> UUID:

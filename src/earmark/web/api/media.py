@@ -127,7 +127,7 @@ def get(media: Media, sent: Headers) -> Response:
     try:
         part = _wanted(sent, media.size_bytes, headers["ETag"])
     except UnsatisfiableError:
-        return _unsatisfiable(media.size_bytes)
+        return Problem(unsatisfiable(media.size_bytes))
     status, (start, stop) = HTTPStatus.OK, part or (0, media.size_bytes)
     if part is not None:
         status = HTTPStatus.PARTIAL_CONTENT
@@ -187,13 +187,12 @@ def _not_modified(headers: dict[str, str]) -> Response:
     return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=kept)
 
 
-def _unsatisfiable(size_bytes: int) -> Response:
+def unsatisfiable(size_bytes: int) -> Answer:
+    """The answer to a range that begins behind the end of media of this size."""
     sentence = f"The range lies outside the media, which has {size_bytes} bytes."
-    return Problem(
-        Answer(
-            HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE,
-            "range_not_satisfiable",
-            sentence,
-            {"Content-Range": f"bytes */{size_bytes}"},
-        )
+    return Answer(
+        HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE,
+        "range_not_satisfiable",
+        sentence,
+        {"Content-Range": f"bytes */{size_bytes}"},
     )

@@ -60,14 +60,20 @@ class Filters(BaseModel):
         description="Inclusive, on the interaction's instant, else its arrival; UTC by default.",
     )
     to: _Instant | None = Field(None, description="Exclusive, likewise.")
-    status: ProcessingStatus | None = None
+    status: ProcessingStatus | None = Field(None, description="How its processing stands.")
     agent: UUID | None = Field(None, description="Id of the joined agent.")
     hierarchy: list[UUID] = Field(
         [], description="Ids of nodes, repeated: interactions of any of them or below it."
     )
     agent_code: str | None = Field(None, description="As the upload sent it.")
-    locale: str | None = Field(None, json_schema_extra={"enum": [*sorted(model.LOCALES)]})
-    direction: model.Direction | None = None
+    locale: str | None = Field(
+        None,
+        description="Its language and region.",
+        json_schema_extra={"enum": [*sorted(model.LOCALES)]},
+    )
+    direction: model.Direction | None = Field(
+        None, description="Whether the call came in or went out."
+    )
     client_call_id: str | None = Field(None, description="As the upload sent it.")
     prefix: str | None = Field(None, description="How the file name begins.")
     q: str | None = Field(

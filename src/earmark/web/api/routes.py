@@ -38,6 +38,7 @@ def _add_reading(made: APIRouter, interactions: Interactions) -> None:
         "",
         operation_id="list_interactions",
         summary="Find interactions, newest first",
+        description="Those for which every filter holds that is sent, page by page.",
         response_model=PageShape,
         responses=problems(400),
     )
@@ -51,6 +52,8 @@ def _add_reading(made: APIRouter, interactions: Interactions) -> None:
         "/{interaction_id}",
         operation_id="get_interaction",
         summary="Read an interaction",
+        description="All that is known of it: what was sent, what it is, how each step of its "
+        "processing went.",
         response_model=InteractionShape,
         responses={**_RECORD, **problems(404)},
     )
@@ -80,6 +83,7 @@ def _add_media(made: APIRouter, interactions: Interactions) -> None:
         "/{interaction_id}/media",
         operation_id="get_interaction_media",
         summary="Download the original media, or a range of it",
+        description="Byte for byte as it was uploaded; players seek by `Range`.",
         response_class=Response,
         responses={**_MEDIA, **problems(404, 416)},
         openapi_extra=_MEDIA_REQUEST,
@@ -93,6 +97,7 @@ def _add_media(made: APIRouter, interactions: Interactions) -> None:
         "/{interaction_id}/media",
         operation_id="head_interaction_media",
         summary="Learn size, type and digest of the original media",
+        description="The headers of the download, without its bytes.",
         response_class=Response,
         responses={304: _MEDIA[304], **problems(404)},
     )
@@ -108,7 +113,9 @@ def _add_changing(made: APIRouter, interactions: Interactions) -> None:
     @made.delete(
         "/{interaction_id}",
         operation_id="delete_interaction",
-        summary="Delete an interaction with its media; its file name is free again",
+        summary="Delete an interaction with its media",
+        description="Its file name is free again. It needs the grant `delete`, which a client is "
+        "given by name.",
         status_code=204,
         response_class=Response,
         responses=problems(404),
@@ -121,6 +128,7 @@ def _add_changing(made: APIRouter, interactions: Interactions) -> None:
         "/{interaction_id}/retry",
         operation_id="retry_interaction",
         summary="Process a failed interaction, or its skipped steps, once more",
+        description="Steps that are done are kept. Answered as soon as it is put back.",
         status_code=202,
         response_class=Response,
         responses=problems(404, 409),

@@ -60,7 +60,9 @@ def router(interactions: Interactions) -> APIRouter:
     )
     def get_interaction_transcript_as(
         interaction_id: InteractionId,
-        extension: Annotated[str, Path(json_schema_extra={"enum": [*FORMATS]})],
+        extension: Annotated[
+            str, Path(description="The form.", json_schema_extra={"enum": [*FORMATS]})
+        ],
         caller: Reader,
     ) -> Response:
         found = interactions.for_(caller)

@@ -2,50 +2,36 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any
-from uuid import UUID
+from typing import TYPE_CHECKING
 
-from starlette.exceptions import HTTPException
-
-from earmark.errors import (
-    ConflictError,
-    DeletedError,
-    EarmarkError,
-    Fault,
-    ForbiddenError,
-    Invalid,
-    InvalidError,
-    KeyInUseError,
-    KeyReusedError,
-    NotFoundError,
-    RateLimitedError,
-    RefusedError,
-    SlowError,
-    StorageQuotaError,
-    TooLargeError,
-    TooManyUploadsError,
-    UnauthenticatedError,
-    UnavailableError,
-    UploadRateError,
-    Why,
-)
-from earmark.model import Grant
+from earmark.errors import Why
+from earmark.model import StepStatus
 from earmark.web import errors
-from earmark.web.acxapi import upload, wire
+from earmark.web.api.records import NoteShape, StepShape
+from earmark.web.oauth import TokenRefusedError
 from earmark.web.reference.codes import Kind
+from earmark.web.reference.examples import NOTES, TOKENS, refused_request, refused_upload
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
 
     from starlette.responses import Response
 
     from earmark.web.reference.codes import Meaning
+    from earmark.web.reference.examples import Example
 
-VARIES = "…"
-"""Stands where an answer tells what was wrong with one request, or a number of its own."""
+_BEGUN = datetime(2022, 3, 18, 21, 52, 26, tzinfo=UTC)
+_ENDED = datetime(2022, 3, 18, 21, 52, 27, tzinfo=UTC)
+
+_ASKED = {
+    "text/plain": "From the Upload Media API",
+    "application/json": "With Accept: application/json",
+    errors.PROBLEM: "From /v1, and with Accept: application/problem+json",
+}
+"""Each form of a sentence, and who gets it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,26 +49,47 @@ class Body:
 
 
 def bodies(meaning: Meaning) -> Iterator[Body]:
-    """Each form in which a code is told; `VARIES` stands for what differs from time to time."""
+    """A whole answer in each form in which a code is told."""
     if meaning.kind in {Kind.STEP, Kind.WARNING}:
         yield _record(meaning)
     elif meaning.kind is Kind.TOKEN:
-        text = json.dumps({"error": meaning.code, "error_description": VARIES}, ensure_ascii=False)
-        made = errors.Refusal(meaning.code, text, int(meaning.status), {}, "application/json")
-        yield Body("From /connect/token", _head(made), text)
+        yield _token(meaning)
     else:
-        yield from _answers(_answer(meaning))
+        yield from _answers(_example(meaning))
 
 
-def _answers(answer: errors.Answer) -> Iterator[Body]:
-    asked = {
-        "text/plain": "From the Upload Media API",
-        "application/json": "With Accept: application/json",
-        errors.PROBLEM: "From /v1, and with Accept: application/problem+json",
-    }
-    for media_type, words in asked.items():
-        made = errors.sentence(answer, media_type)
-        yield Body(words, _head(made), bytes(made.body).decode())
+def varies(meaning: Meaning) -> str:
+    """What differs in another answer of this code, in words; empty if nothing does."""
+    if meaning.kind in {Kind.STEP, Kind.WARNING}:
+        return NOTES[meaning.code].varies
+    if meaning.kind is Kind.TOKEN:
+        return TOKENS[meaning.code][2]
+    return _example(meaning).varies
+
+
+def _example(meaning: Meaning) -> Example:
+    if meaning.kind is Kind.UPLOAD:
+        return refused_upload(Why(meaning.code))
+    return refused_request(meaning.code)
+
+
+def _answers(example: Example) -> Iterator[Body]:
+    if example.problem_only:
+        yield _shown("From /v1", errors.Problem(example.answer))
+        return
+    for media_type, words in _ASKED.items():
+        yield _shown(words, errors.sentence(example.answer, media_type))
+
+
+def _token(meaning: Meaning) -> Body:
+    description, headers, _ = TOKENS[meaning.code]
+    status = int(meaning.status)
+    refused = TokenRefusedError(meaning.code, description, status=status, headers=headers)
+    return _shown("From /connect/token", refused.answer())
+
+
+def _shown(asked: str, made: Response) -> Body:
+    return Body(asked, _head(made), bytes(made.body).decode())
 
 
 def _head(answer: Response) -> str:
@@ -94,54 +101,22 @@ def _head(answer: Response) -> str:
 
 
 def _record(meaning: Meaning) -> Body:
-    note = {"code": meaning.code, "message": VARIES}
+    """The element of the record in which the code stands, whole."""
+    note = NOTES[meaning.code]
+    told = NoteShape(code=meaning.code, message=note.message)
     if meaning.kind is Kind.WARNING:
-        told: Mapping[str, Any] = {"warnings": [note]}
+        place = "An element of the warnings"
+        text = told.model_dump_json()
     else:
-        told = {"steps": [{"status": "failed", "error": note}]}
-    text = json.dumps(told, ensure_ascii=False)
-    return Body("In GET /v1/interactions/{interaction_id}", "", text)
-
-
-def _answer(meaning: Meaning) -> errors.Answer:
-    code = meaning.code
-    if meaning.kind is Kind.UPLOAD:
-        faults = [Fault(Why(code), VARIES, VARIES)]
-        return wire.refusal(RefusedError(faults, existing_id=UUID(int=0)))
-    if code in _RAISED:
-        return errors.describe(_RAISED[code])
-    if code in _WORDED:
-        return _WORDED[code]
-    # What is left is worded where it arises; its status and its form are the same everywhere.
-    return errors.Answer(int(meaning.status) if meaning.status.isdecimal() else 400, code, VARIES)
-
-
-_RAISED: Mapping[str, EarmarkError] = {
-    "invalid_value": InvalidError(Invalid(VARIES, VARIES)),
-    "unauthenticated": UnauthenticatedError("The access token has expired.", presented=True),
-    "insufficient_scope": ForbiddenError(f"This needs the grant {Grant.INGEST.value}."),
-    "not_found": NotFoundError(),
-    "processing": ConflictError("processing", "The interaction is still processed; ask later."),
-    "nothing_to_retry": ConflictError(
-        "nothing_to_retry",
-        "The interaction is ready and none of its steps failed or was skipped.",
-    ),
-    "idle": SlowError(),
-    "idempotency_key_in_use": KeyInUseError(1),
-    "idempotency_key_reused": KeyReusedError(),
-    "deleted": DeletedError(),
-    "too_large": TooLargeError(5 * 1024**3 // 2),
-    "rate_limited": RateLimitedError(1),
-    "upload_rate_limited": UploadRateError(1),
-    "too_many_uploads": TooManyUploadsError(1),
-    "internal": EarmarkError(),
-    "unavailable": UnavailableError(""),
-    "storage_quota_reached": StorageQuotaError(),
-}
-"""An error of each code that the heart raises, with one of its sentences where it has several."""
-
-_WORDED: Mapping[str, errors.Answer] = {
-    "not_multipart": upload.NOT_MULTIPART,
-    "method_not_allowed": errors.of_http(HTTPException(405), ["POST"]),
-}
-"""What is refused before the heart is asked."""
+        place = "An element of the steps"
+        text = StepShape(
+            name=note.step,
+            status=StepStatus(note.status),
+            attempts=1,
+            started_at=_BEGUN,
+            finished_at=_ENDED,
+            error=told,
+            next_attempt_at=None,
+            progress=None,
+        ).model_dump_json()
+    return Body(f"{place} of GET /v1/interactions/{{interaction_id}}", "", text)

@@ -9,7 +9,8 @@ import re
 from html import escape
 from typing import TYPE_CHECKING
 
-from earmark.web.reference.bodies import bodies
+from earmark.web.reference.bodies import bodies, varies
+from earmark.web.reference.codes import Kind
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -67,9 +68,17 @@ def _section(meaning: Meaning) -> str:
         f'<section>\n<p class="kind">{escape(told)}</p>\n<dl>'
         f"<dt>Cause</dt><dd>{_inline(meaning.cause)}</dd>"
         f"<dt>Mend</dt><dd>{_inline(meaning.mend)}</dd>{notes}</dl>\n"
-        "<h2>How it is told</h2>\n<p>… stands for what tells of the one request.</p>\n"
-        f"{forms}</section>\n"
+        f"<h2>How it is told</h2>\n{_varies(meaning)}{forms}</section>\n"
     )
+
+
+def _varies(meaning: Meaning) -> str:
+    """What a reader must not take for fixed."""
+    always = "the attempts and the times" if meaning.kind is Kind.STEP else ""
+    told = "; ".join(part for part in (varies(meaning), always) if part)
+    if not told:
+        return '<p class="varies">The body is always this one.</p>\n'
+    return f'<p class="varies">A whole answer, as it was sent. What varies: {_inline(told)}.</p>\n'
 
 
 def _pre(text: str, kind: str) -> str:

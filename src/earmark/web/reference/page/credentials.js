@@ -15,6 +15,13 @@ export async function token() {
   return held.token;
 }
 
+/** Another token, in place of one that the server refuses before its time; null if nobody is signed in any more. */
+export async function renewed() {
+  if (held === null) return null;
+  held = await granted(held.id, held.secret);
+  return held.token;
+}
+
 /** The id and secret that were entered, or null. */
 export function credentials() {
   return held && { client_id: held.id, client_secret: held.secret };
@@ -29,7 +36,10 @@ class RefusedError extends Error {
 
 async function granted(id, secret) {
   const body = new URLSearchParams({ grant_type: "client_credentials", client_id: id, client_secret: secret });
-  const answer = await fetch("/connect/token", { method: "POST", body, credentials: "omit", cache: "no-store" });
+  const asked = fetch("/connect/token", { method: "POST", body, credentials: "omit", cache: "no-store" });
+  const answer = await asked.catch(() => {
+    throw new RefusedError("No answer came from /connect/token; see that the server runs.");
+  });
   const told = await answer.json().catch(() => ({}));
   if (!answer.ok) {
     throw new RefusedError(told.error_description ?? `Status ${answer.status}`, helpOf(answer.headers.get("link")));
@@ -68,7 +78,7 @@ export function offer(section) {
   }
 
   section.append(
-    h("p", {}, "OAuth 2.0, client credentials. They stay in this page's memory until you leave it."),
+    h("p", {}, "OAuth2 client credentials. They stay in this page's memory until you leave it."),
     h(
       "form",
       { submit: signedIn },

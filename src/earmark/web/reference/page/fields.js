@@ -118,7 +118,8 @@ class Field {
   #examples() {
     const values = this.schema.examples ?? [];
     if (this.place === "body" || !values.length) return null;
-    const items = values.map((one) => h("li", {}, h("code", {}, JSON.stringify(one))));
+    const names = this.schema["x-example-names"] ?? [];
+    const items = values.map((one, index) => h("li", {}, names[index] ? `${names[index]}: ` : null, h("code", {}, JSON.stringify(one))));
     return h("div", { class: "examples" }, h("span", {}, "Examples"), h("ul", {}, items));
   }
 

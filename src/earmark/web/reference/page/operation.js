@@ -1,10 +1,10 @@
 // One operation: what it takes, samples of it, Try It and the answer, and what can go wrong.
 
-import { credentials, token } from "./credentials.js";
+import { credentials, renewed, token } from "./credentials.js";
 import { h, prose } from "./dom.js";
 import { fieldsOf, requestOf } from "./fields.js";
 import { curlLine, LANGUAGES } from "./samples.js";
-import { send } from "./send.js";
+import { NoAnswerError, send } from "./send.js";
 
 const SHOWN_CHARACTERS = 200_000;
 const MEBIBYTE = 1024 * 1024;
@@ -18,13 +18,14 @@ export class OperationView {
   #fields;
   #sample = h("code", {});
   #languages = h("select", { id: "language" });
-  #status = h("p", { role: "status", class: "outcome" });
+  #status = h("p", { role: "status", class: "outcome" }, "Click Try It! to send the request and see its response here.");
   #progress = h("progress", { max: 1, value: 0, hidden: true, "aria-label": "Sent" });
   #size = h("p", { class: "small", id: "sent" });
   #answer = h("div", { class: "answer" });
   #try = h("button", { type: "submit", class: "first" }, "Try It!");
   #cancel = h("button", { type: "button", hidden: true }, "Cancel");
   #sending = null;
+  #whole = false; // whether all of the body left
 
   constructor(operation, errors) {
     this.#operation = operation;
@@ -153,20 +154,43 @@ export class OperationView {
     this.#say("Sending …");
     const began = performance.now();
     try {
-      const bearer = this.#operation.secured ? await token() : null;
-      this.#sending = send(request, bearer, {
-        sent: (done, total) => this.#sent(done, total),
-        came: (text) => this.#show(h("pre", { tabindex: "0" }, h("code", { id: "body" }, text.slice(-SHOWN_CHARACTERS)))),
-      });
-      const answer = await this.#sending.answer;
+      const answer = await this.#answered(request);
       if (answer) await this.#tell(request, answer);
-      else this.#say(`Cancelled after ${seconds(performance.now() - began)}.`);
+      else this.#say(`Cancelled after ${seconds(performance.now() - began)}.${this.#fate(request)}`);
     } catch (error) {
-      this.#say(error.message, "bad");
+      const unanswered = error instanceof NoAnswerError;
+      this.#say(unanswered ? error.message + this.#fate(request) : error.message, "bad");
+      if (error.help) this.#answer.append(helpLink(error.help));
       this.#answer.append(curlBox(request));
     } finally {
       this.#busy(false);
     }
+  }
+
+  /** The answer; a token that ended before its time, as by a new key of the server, is renewed once. */
+  async #answered(request) {
+    const bearer = this.#operation.secured ? await token() : null;
+    const answer = await this.#exchanged(request, bearer);
+    if (bearer === null || answer?.status !== 401) return answer;
+    this.#say("The token was refused; sending again with a new one …");
+    return this.#exchanged(request, await renewed());
+  }
+
+  #exchanged(request, bearer) {
+    this.#whole = false;
+    this.#sending = send(request, bearer, {
+      sent: (done, total) => this.#sent(done, total),
+      came: (text) => this.#show(h("pre", { tabindex: "0" }, h("code", { id: "body" }, text.slice(-SHOWN_CHARACTERS)))),
+    });
+    return this.#sending.answer;
+  }
+
+  /** What became of an upload that was not answered. */
+  #fate(request) {
+    if (request.body?.kind !== "multipart") return "";
+    return this.#whole
+      ? " All of it was sent, so it may have been kept: look for its name before you send it again."
+      : " It was not sent whole, so nothing of it is kept.";
   }
 
   /** Where a form asks for credentials and none were typed, those of the page are meant. */
@@ -188,7 +212,8 @@ export class OperationView {
   #sent(done, total) {
     this.#progress.value = total ? done / total : 0;
     this.#size.replaceChildren(`${(done / MEBIBYTE).toFixed(1)} of ${(total / MEBIBYTE).toFixed(1)} MiB`);
-    if (done === total) this.#say("Sent; waiting for the answer …");
+    this.#whole = done === total;
+    if (this.#whole) this.#say("Sent; waiting for the answer …");
   }
 
   #say(text, kind = "") {
@@ -205,7 +230,7 @@ export class OperationView {
     this.#say(`${status} ${phrase} in ${seconds(milliseconds)}`, status < 400 ? "good" : "bad");
     const body = await bodyOf(answer);
     const parts = [h("h4", {}, "Body"), body.element];
-    if (help) parts.unshift(h("p", {}, h("a", { href: help, id: "help" }, `What this means: ${help.split("/").pop()}`)));
+    if (help) parts.unshift(helpLink(help));
     parts.push(...this.#follow(status, body.json));
     parts.push(h("h4", {}, "Headers"), h("pre", { tabindex: "0" }, h("code", { id: "headers" }, answer.headers.join("\n"))));
     this.#show(...parts, curlBox(request));
@@ -224,6 +249,10 @@ export class OperationView {
 
 function pageOf(code) {
   return h("a", { href: `/docs/errors/${code}` }, h("code", {}, code));
+}
+
+function helpLink(help) {
+  return h("p", {}, h("a", { href: help, id: "help" }, `What this means: ${help.split("/").pop()}`));
 }
 
 function curlBox(request) {

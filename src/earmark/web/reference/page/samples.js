@@ -397,9 +397,10 @@ function goBody(body, opened) {
   if (!body) return [];
   if (body.kind === "json") return [`\tbody := strings.NewReader(${goText(body.text)})`, ""];
   if (body.kind === "form") {
+    const width = Math.max(...body.pairs.map(([name]) => name.length)); // gofmt aligns the values
     const pairs = body.pairs.map(([name, value]) => {
       const said = isSecret(name) ? `os.Getenv("${VARIABLES[name]}")` : literal(value);
-      return `\t\t${literal(name)}: {${said}},`;
+      return `\t\t${literal(name)}: ${" ".repeat(width - name.length)}{${said}},`;
     });
     return ["\tbody := strings.NewReader(url.Values{", ...pairs, "\t}.Encode())", ""];
   }

@@ -18,7 +18,7 @@ export function send(request, token, watch) {
   const answer = new Promise((resolve, reject) => {
     asked.addEventListener("load", () => resolve(answerOf(asked, performance.now() - began)));
     asked.addEventListener("abort", () => resolve(null));
-    asked.addEventListener("error", () => reject(new Error(NO_ANSWER)));
+    asked.addEventListener("error", () => reject(new NoAnswerError()));
   });
   asked.upload.addEventListener("progress", (event) => watch.sent(event.loaded, event.total));
   asked.addEventListener("progress", () => {
@@ -33,9 +33,15 @@ export function send(request, token, watch) {
   return { answer, cancel: () => asked.abort() };
 }
 
-const NO_ANSWER =
-  "No answer came. The connection broke, or the server refused the request early and the browser " +
-  "did not show its answer; send it with the curl line to see it.";
+/** The connection ended before an answer. */
+export class NoAnswerError extends Error {
+  constructor() {
+    super(
+      "No answer came. The server is gone, the connection broke, or the request was refused early " +
+        "and the browser did not show the answer; the curl line shows it.",
+    );
+  }
+}
 
 function answerOf(asked, milliseconds) {
   const body = asked.response instanceof Blob ? asked.response : new Blob([asked.response ?? ""]);
