@@ -780,7 +780,7 @@ def _callers() -> Iterator[Case]:
     for name, (code, changes) in signed_in.items():
         yield Case("secrets", name, code, partial(World.sign_in, **changes))
     yield Case("rates", "one request too many", "rate_limited", World.hurry)
-    unbound = Put("database.core:Scope._bound", lambda _self, statement: statement)
+    unbound = Put("database.scope:Scope._bound", lambda _self, statement: statement)
     for method, path in FOREIGN:
         attempt = partial(World.trespass, method=method, path=path)
         yield Case("organizations", f"{method} {path}", "not_found", attempt, unbound)

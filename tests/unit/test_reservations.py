@@ -15,8 +15,8 @@ from alembic.config import Config
 
 from books import Books
 from earmark.database import Database, interactions, migrate, tables
-from earmark.database.core import Scope
 from earmark.database.reservations import HOLD_SECONDS, Reservations
+from earmark.database.scope import Scope
 from earmark.errors import (
     EarmarkError,
     StorageQuotaError,

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from uuid import UUID
 
-    from earmark.database.core import Scope
+    from earmark.database.scope import Scope
 
 _COLUMNS = [agent.c[field.name] for field in fields(Agent)]
 

@@ -13,7 +13,7 @@ from earmark.model import MediaType, Status
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from earmark.database.core import Scope
+    from earmark.database.scope import Scope
 
 STATES = ("waiting", "postponed", "processing")
 """Due, and no worker has it yet; tried, and to be tried again later; in a worker's hands."""

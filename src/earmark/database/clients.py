@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
-from earmark.database.core import Scope
+from earmark.database.scope import Scope
 from earmark.database.tables import access_revision, client, organization, signing_key
 from earmark.model import Client, Grant, Organization, Quota, new_id, now
 

@@ -12,7 +12,7 @@ from earmark.database.tables import interaction
 from earmark.model import Status
 
 if TYPE_CHECKING:
-    from earmark.database.core import Scope
+    from earmark.database.scope import Scope
     from earmark.model import Correction, Interaction
 
 OF_THE_LOCALE = frozenset({"language_mismatch"})

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from datetime import datetime
     from uuid import UUID
 
-    from earmark.database.core import Scope
+    from earmark.database.scope import Scope
 
 INTERRUPTED = Cause(
     Why.SIGNED_URL_INTERRUPTED.value,

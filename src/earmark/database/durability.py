@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import sqlalchemy as sa
 
 if TYPE_CHECKING:
-    from earmark.database.core import Scope
+    from earmark.database.scope import Scope
 
 MENDS = {
     "fsync": "Set fsync = on in postgresql.conf, reload PostgreSQL, and run `sync` once.",

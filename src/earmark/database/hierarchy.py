@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
     from uuid import UUID
 
-    from earmark.database.core import Scope
+    from earmark.database.scope import Scope
 
 _ELSEWHERE = frozenset({"codes", "depth"})
 _COLUMNS = [

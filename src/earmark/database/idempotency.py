@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from datetime import datetime
     from uuid import UUID
 
-    from earmark.database.core import Database, Scope
+    from earmark.database.core import Database
+    from earmark.database.scope import Scope
     from earmark.model import Accepted
 
 HOLD_SECONDS = 15.0

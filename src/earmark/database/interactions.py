@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from datetime import datetime
     from uuid import UUID
 
-    from earmark.database.core import Scope
+    from earmark.database.scope import Scope
     from earmark.model import Query
 
 UNFINISHED = (Status.RECEIVED, Status.PROCESSING)

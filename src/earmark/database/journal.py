@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from uuid import UUID
 
-    from earmark.database.core import Database, Scope
+    from earmark.database.core import Database
+    from earmark.database.scope import Scope
 
 NUMBERED_AT_ONCE = 1000
 """Nobody may have read for months; no single reader pays for all of it."""

@@ -10,7 +10,8 @@ import sqlalchemy as sa
 from earmark.database import roles
 
 if TYPE_CHECKING:
-    from earmark.database.core import Database, Scope
+    from earmark.database.core import Database
+    from earmark.database.scope import Scope
 
 HEAD = "0008"
 """The newest migration. A test holds it to the scripts; asking Alembic takes half a second."""

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from datetime import datetime
     from uuid import UUID
 
-    from earmark.database.core import Scope
+    from earmark.database.scope import Scope
     from earmark.model import ChatFacts, TranscriptFacts, Warn
     from earmark.model.transcript import Transcript
 

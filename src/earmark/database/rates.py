@@ -12,7 +12,8 @@ from earmark.database.tables import rate
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from earmark.database.core import Database, Scope
+    from earmark.database.core import Database
+    from earmark.database.scope import Scope
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from datetime import datetime
 
-    from earmark.database.core import Scope
+    from earmark.database.scope import Scope
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
     from uuid import UUID
 
-    from earmark.database.core import Database, Scope
+    from earmark.database.core import Database
+    from earmark.database.scope import Scope
     from earmark.model import Quota
 
 HOLD_SECONDS = 15.0

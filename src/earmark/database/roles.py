@@ -17,7 +17,7 @@ from earmark.errors import SettingsError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from earmark.database.core import Scope
+    from earmark.database.scope import Scope
 
 ENGINE_SCHEMA = "dbos"
 VERSION_TABLE = "alembic_version"

@@ -24,7 +24,7 @@ from earmark.model.search import words as words_of
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Sequence
 
-    from earmark.database.core import Scope
+    from earmark.database.scope import Scope
     from earmark.model.search import Document, Search
 
 WALKED_AT_MOST = 10_000

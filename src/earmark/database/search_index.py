@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from typing import TypeVar
     from uuid import UUID
 
-    from earmark.database.core import Scope
+    from earmark.database.scope import Scope
     from earmark.model.transcript import Transcript
 
     T = TypeVar("T")

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from datetime import datetime
     from uuid import UUID
 
-    from earmark.database.core import Scope
+    from earmark.database.scope import Scope
 
 
 @dataclass(frozen=True, slots=True)

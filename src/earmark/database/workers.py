@@ -12,7 +12,7 @@ from earmark.database.tables import worker
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from earmark.database.core import Scope
+    from earmark.database.scope import Scope
 
 BEAT_SECONDS = 5.0
 """How often a worker says that it lives."""

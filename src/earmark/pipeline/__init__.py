@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from uuid import UUID
 
-    from earmark.database.core import Scope
+    from earmark.database.scope import Scope
     from earmark.model import AudioFacts, Cause, InteractionDate, MediaType
     from earmark.pipeline.notes import Notes
     from earmark.sandbox import Limits

@@ -14,7 +14,7 @@ from earmark.model import MediaType
 from earmark.pipeline import Done, Item, Outcome, Step, Tools
 
 if TYPE_CHECKING:
-    from earmark.database.core import Scope
+    from earmark.database.scope import Scope
     from earmark.pipeline.notes import Notes
 
 

@@ -9,8 +9,8 @@ from earmark.database import processing
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from earmark.database.core import Scope
     from earmark.database.processing import Job
+    from earmark.database.scope import Scope
 
     Write = Callable[[Callable[[Scope], Any]], Any]
 

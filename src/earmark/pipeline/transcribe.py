@@ -28,7 +28,7 @@ from earmark.telemetry import metrics
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from earmark.database.core import Scope
+    from earmark.database.scope import Scope
     from earmark.model.transcript import Segment
     from earmark.pipeline.notes import Notes
     from earmark.speech import Language, Transcriber

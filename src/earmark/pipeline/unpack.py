@@ -17,7 +17,7 @@ from earmark.pipeline.facts import facts
 from earmark.render.json import Json
 
 if TYPE_CHECKING:
-    from earmark.database.core import Scope
+    from earmark.database.scope import Scope
     from earmark.model.transcript import Transcript
     from earmark.pipeline.notes import Notes
 
