@@ -67,7 +67,8 @@ class Scope:
         """
         if any(isinstance(value, sa.ClauseElement) for value in rows[0].values()):
             own = postgresql if self.is_postgresql else sqlite
-            statement = own.insert(table).values(rows)
+            # A list is compiled anew each time, even of one.
+            statement = own.insert(table).values(rows[0] if len(rows) == 1 else rows)
             if if_absent:
                 statement = statement.on_conflict_do_nothing()
             # Of inserts SQLAlchemy forgets the count unless it is told not to.
