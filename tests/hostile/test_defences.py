@@ -56,6 +56,11 @@ NO_DEFENCE = {
         "raise SlowError",
         "takes time: test_a_body_that_comes_in_drops_is_given_up_when_a_rate_is_asked_for",
     ),
+    "web.pace:_Wait.": ("raise RuntimeError", "a bug of ours, not the caller's"),
+    "web.multipart:parts": (
+        "raise ClientDisconnect",
+        "nobody is there: test_a_caller_that_goes_away_is_told_apart",
+    ),
     "web.acxapi.upload:_Upload.": ("raise RuntimeError", "a bug of ours, not the caller's"),
     "intake.stage:Stage.hand_over": ("raise RuntimeError", "a bug of ours, not the caller's"),
     "intake:OrganizationIntake._promise": (
@@ -82,7 +87,7 @@ NO_DEFENCE = {
         ),
         ("raise", "a command or a setting of the operator"),
     ),
-    "web.security:_uploader": (
+    "web.security:uploader": (
         "raise UploadRateError",
         "a quota: test_uploads_of_an_organization_have_a_rate_beside_that_of_the_client",
     ),

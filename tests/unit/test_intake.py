@@ -823,6 +823,25 @@ def test_what_nobody_expected_is_told_to_all_and_ends_nothing_else(make, store, 
     assert asyncio.run(meet_it()).file_name == "next.wav"
 
 
+def test_what_waited_when_a_thread_died_is_kept_with_the_next(make):
+    async def die_once() -> list[Any]:
+        intake = make()
+        following = intake._commits._next
+
+        def die() -> None:
+            intake._commits._next = following
+            raise MemoryError
+
+        intake._commits._next = die
+        first = asyncio.ensure_future(send(intake, WAV, submission("first.wav")))
+        await until(lambda: intake._commits._next == following)
+        await until(lambda: not intake._commits._running)
+        return await asyncio.gather(first, send(intake, WAV, submission("next.wav")))
+
+    kept = asyncio.run(die_once())
+    assert [one.file_name for one in kept] == ["first.wav", "next.wav"]
+
+
 def test_what_no_thread_can_take_is_not_kept_later(make, store, database, monkeypatch):
     async def refuse_once() -> None:
         intake = make()

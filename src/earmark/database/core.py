@@ -243,7 +243,7 @@ class Piece(Generic[T]):
         except BaseException as error:  # noqa: BLE001 - told by `result`, where it belongs
             self._failure = error
             return False
-        self._failure, self._committed = None, scope.after_commit
+        self._failure, self._committed = None, [*scope.after_commit]
         return True
 
     def attempt(self, scope: Scope) -> None:

@@ -76,8 +76,6 @@ class Commit:
 
     def tell(self) -> None:
         """Ends the wait, in its event loop."""
-        if self.accepted.done():
-            return
         if self._outcome is not None:
             self.accepted.set_result(self._outcome)
         else:

@@ -88,10 +88,11 @@ def configure(*, log_format: str = "auto", level: str = "info") -> None:
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last],
         ),
     )
+    _LINES.handler = handler
     structlog.configure(
         processors=[*shared, *last],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelName(level.upper())),
-        logger_factory=lambda *_names: _Lines(handler),
+        logger_factory=lambda *_names: _LINES,
         cache_logger_on_first_use=True,
     )
     handler.addFilter(_name_errors)
@@ -108,27 +109,32 @@ def configure(*, log_format: str = "auto", level: str = "info") -> None:
 
 
 class _Lines:
-    """Writes our own lines where the handler writes those of libraries.
+    """Writes our own lines where a handler writes those of libraries.
 
     They are whole when they come here. To make a record of each, which the standard library then
     formats, would cost an upload as much again as everything else that it logs (measured).
+
+    Attributes:
+        handler: of the last `configure`; loggers remember this object, and not what was before.
     """
 
-    def __init__(self, handler: logging.StreamHandler[Any]) -> None:
-        self._handler = handler
+    handler: logging.StreamHandler[Any]
 
     def write(self, line: str) -> None:
         """Writes a line. Whoever logs is not to fail because nobody can be told."""
-        self._handler.acquire()
+        self.handler.acquire()
         try:
-            self._handler.stream.write(f"{line}\n")
-            self._handler.flush()
+            self.handler.stream.write(f"{line}\n")
+            self.handler.flush()
         except (OSError, ValueError):  # a full disk, a reader that is gone, a closed stream
             pass
         finally:
-            self._handler.release()
+            self.handler.release()
 
     debug = info = warning = error = critical = write
+
+
+_LINES = _Lines()
 
 
 def _of_request(

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from earmark.errors import SlowError
 
 if TYPE_CHECKING:
+    from types import TracebackType
+
     from starlette.types import Message, Receive
 
 
@@ -50,17 +52,17 @@ class Paced:
             SlowError: nothing came for too long, or too little over as long.
         """
         loop = asyncio.get_running_loop()
-        wait = self._waiting = _Wait(asyncio.current_task(loop), loop.time())
+        message: Message | None = None
+        self._waiting = _Wait(asyncio.current_task(loop), loop.time())
         if self._timer is None:
             self._timer = loop.call_later(self._pace.seconds, self._look, loop)
         try:
-            message = await self._receive()
-        except asyncio.CancelledError:
-            if wait.is_given_back():
-                raise SlowError(f"nothing came for {self._pace.seconds:g} s") from None
-            raise
+            with self._waiting as wait:
+                message = await self._receive()
         finally:
             self._waiting = None
+        if message is None:
+            raise SlowError(f"nothing came for {self._pace.seconds:g} s")
         self._waited_seconds += loop.time() - wait.since
         self._came_bytes += len(message.get("body", b""))
         if self._waited_seconds >= self._pace.seconds and message.get("more_body", False):
@@ -89,7 +91,7 @@ class Paced:
 
 
 class _Wait:
-    """A task that waits for the caller. It is ended as `asyncio.timeout` ends one.
+    """A task that waits for the caller. Giving up ends the block, as `asyncio.timeout` does.
 
     Attributes:
         since: when it began, by the loop's clock.
@@ -110,6 +112,15 @@ class _Wait:
         self._given_up = True
         self._task.cancel()
 
-    def is_given_back(self) -> bool:
-        """Whether it was `give_up` alone that cancelled the task, which then goes on."""
-        return self._given_up and self._task.uncancel() <= self._cancelling
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        _error: BaseException | None,
+        _trace: TracebackType | None,
+    ) -> bool:
+        """Swallows the cancellation if it was `give_up` alone that cancelled the task."""
+        mine = self._given_up and kind is asyncio.CancelledError
+        return mine and self._task.uncancel() <= self._cancelling
