@@ -6,6 +6,7 @@ import contextlib
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -67,7 +68,7 @@ class Places:
         return ["taskset", "-c", self.server, *command] if shutil.which("taskset") else [*command]
 
 
-@dataclass
+@dataclass(eq=False)
 class Contender:
     """One running server.
 
@@ -178,6 +179,17 @@ def discard(folder: Path, places: Places, *, processes: int = 1) -> Iterator[Con
         yield Contender("receive and discard", port, process.pid)
 
 
+@contextlib.contextmanager
+def sendfile(folder: Path, places: Places, file: Path) -> Iterator[Contender]:
+    """See _sendfile.py."""
+    port = free_port()
+    arguments = ["--port", str(port), "--file", str(file)]
+    process = launch(places, "_sendfile.py", arguments, folder / "sendfile.log")
+    with ending(process):
+        _listening(port)
+        yield Contender("sendfile alone", port, process.pid)
+
+
 def launch(
     places: Places, script: str, arguments: list[str], log: Path, path: Path | None = None
 ) -> subprocess.Popen[bytes]:
@@ -222,6 +234,19 @@ def wait(port: int, path: str = "/health/ready") -> None:
         try:
             httpx.get(f"http://127.0.0.1:{port}{path}", trust_env=False)
         except httpx.TransportError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
+        else:
+            return
+
+
+def _listening(port: int) -> None:
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port)).close()
+        except OSError:
             if time.monotonic() > deadline:
                 raise
             time.sleep(0.05)

@@ -225,31 +225,41 @@ def two_processes(folder: Path, _places: Places, asked: argparse.Namespace) -> N
 
 
 def reading(folder: Path, places: Places, asked: argparse.Namespace) -> None:
-    """A gigabyte given back, against the same server sending one constant buffer."""
-    size = _fitting(folder, asked.size, copies=2)
+    """A gigabyte given back, against one constant buffer and against the kernel alone."""
+    size = _fitting(folder, asked.size, copies=3)
     source = _recording(size)
+    copy = folder / "copy"
     seen: dict[str, list[Figure]] = {}
     try:
+        shutil.copyfile(source, copy)
         with (
             _contenders.earmark(folder, places) as ours,
             _contenders.discard(folder, places) as nothing,
+            _contenders.sendfile(folder, places, copy) as least,
             _client(places),
         ):
             with source.open("rb") as content, _connected(ours) as connection:
                 id_ = connection.upload(content, size)
-            paths = {ours.name: f"/v1/interactions/{id_}/media", "constant buffer": f"/?{size}"}
+            paths = {
+                ours: f"/v1/interactions/{id_}/media",
+                nothing: f"/?{size}",
+                least: "/",
+            }
             for _ in _counted(asked.rounds, "reading"):
-                for (name, path), contender in zip(paths.items(), (ours, nothing), strict=True):
+                for contender, path in paths.items():
                     with _connected(contender) as connection:
                         before, began = contender.cpu_seconds(), time.perf_counter()
                         received = connection.download(path)
                         took = time.perf_counter() - began
                     assert received == size
+                    name = "constant buffer" if contender is nothing else contender.name
                     _note(seen, name, Figure(took, contender.cpu_seconds() - before))
     finally:
         source.unlink()
     _table(f"GET of {size / GB:g} GB", seen, size)
     _ratio(seen, "of the constant buffer", "constant buffer", "earmark")
+    _ratio(seen, "of the constant buffer", "constant buffer", "sendfile alone")
+    _ratio(seen, "of sendfile alone", "sendfile alone", "earmark")
 
 
 def _connected(contender: Contender) -> contextlib.closing[Connection]:
