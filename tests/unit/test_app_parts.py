@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import sys
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -230,3 +232,15 @@ def test_a_file_of_authorities_must_be_one(tmp_path):
     for path in (tmp_path / "none.pem", tmp_path / "empty.pem", tmp_path):
         with pytest.raises(SettingsError, match="EARMARK_FETCH_CA_FILE"):
             module.walls(Settings(fetch_ca_file=str(path)))
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux", reason="NOT SHOWN: only Linux has a niceness a thread"
+)
+def test_threads_that_hash_and_write_let_the_event_loop_go_first():
+    def niceness() -> int:
+        return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+
+    with module._begun_pool(2, "writing", first=module._step_back) as pool:
+        assert pool.submit(niceness).result() == max(niceness(), module.STEPPED_BACK)
+    assert niceness() < module.STEPPED_BACK

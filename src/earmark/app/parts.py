@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -27,7 +30,7 @@ from earmark.storage import Store, open_store
 from earmark.upkeep.sweep import Sweeper
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from concurrent.futures import Executor, Future
 
     from earmark.config import Settings
@@ -39,6 +42,9 @@ INTAKE_THREADS = 16
 WRITING_THREADS = 2
 """Hashing and writing at once in one process. It takes as much of a processor as receiving does,
 and with more of them whoever receives seldom gets his turn: other calls wait."""
+
+STEPPED_BACK = 5
+"""The niceness of these threads: the event loop has three times their share, and goes first."""
 
 READINESS_SECONDS = 2.0
 """How long an answer about readiness is repeated: anybody may ask, and asking writes a file."""
@@ -117,7 +123,7 @@ class Parts:
             self.store,
             limits=limits,
             pool=_begun_pool(INTAKE_THREADS, "intake"),
-            writers=_begun_pool(WRITING_THREADS, "writing"),
+            writers=_begun_pool(WRITING_THREADS, "writing", first=_step_back),
             quota=self.access.quotas.of,
             known_quota=self.access.quotas.recall,
             downloading=self._downloading,
@@ -301,13 +307,25 @@ def _rate(name: str, text: str) -> Rate:
         raise SettingsError(f"EARMARK_{name}: {error}") from None
 
 
-def _begun_pool(threads: int, name: str) -> Executor:
+def _step_back() -> None:
+    """Lets other threads of this process go first on a processor that is short.
+
+    On Linux, where each thread has a niceness; elsewhere it is the whole process's.
+    """
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), STEPPED_BACK)
+
+
+def _begun_pool(threads: int, name: str, *, first: Callable[[], None] = lambda: None) -> Executor:
     """Threads that have all begun: later there may be no memory for one.
+
+    Each does `first` before anything else.
 
     What was handed to a pool that then cannot begin a thread is done all the same, some time, by
     another, when its caller was told long since that it was not.
     """
-    pool = ThreadPoolExecutor(threads, thread_name_prefix=name)
+    pool = ThreadPoolExecutor(threads, thread_name_prefix=name, initializer=first)
     begun = threading.Barrier(threads)
     wait([pool.submit(begun.wait) for _ in range(threads)])
     return pool
