@@ -234,13 +234,11 @@ def test_a_file_of_authorities_must_be_one(tmp_path):
             module.walls(Settings(fetch_ca_file=str(path)))
 
 
-@pytest.mark.skipif(
-    sys.platform != "linux", reason="NOT SHOWN: only Linux has a niceness a thread"
-)
-def test_threads_that_hash_and_write_let_the_event_loop_go_first():
+@pytest.mark.skipif(sys.platform != "linux", reason="NOT SHOWN: a thread has no niceness here")
+def test_threads_that_hash_and_write_let_the_event_loop_go_first(parts):
     def niceness() -> int:
         return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
 
-    with module._begun_pool(2, "writing", first=module._step_back) as pool:
-        assert pool.submit(niceness).result() == max(niceness(), module.STEPPED_BACK)
-    assert niceness() < module.STEPPED_BACK
+    stages = parts.intake._stages
+    assert stages.writers.submit(niceness).result() == module.STEPPED_BACK
+    assert stages.pool.submit(niceness).result() == niceness() < module.STEPPED_BACK
