@@ -863,15 +863,20 @@ def test_what_no_thread_can_take_is_not_kept_later(make, store, database, monkey
     assert count(database, tables.interaction) == 1
 
 
-def test_an_upload_whose_loop_is_gone_is_kept_all_the_same(make, store, database):
+def test_uploads_whose_loop_is_gone_are_kept_all_the_same(make, store, database):
+    """Those, too, that wait for others."""
     held = Held(store)
 
     async def leave() -> None:
-        sending = asyncio.ensure_future(send(make(), WAV, submission()))
-        await until(lambda: held.entered == 1)
-        sending.cancel()
+        intake, sending = make(), []
+        for number in (1, 2, 3):
+            upload = send(intake, WAV, submission(f"{number}.wav"))
+            sending.append(asyncio.ensure_future(upload))
+            await until(lambda begun=number: held.entered + len(intake._commits._waiting) == begun)
+        for one in sending:
+            one.cancel()
 
     asyncio.run(leave())
     held.go.set()
-    wait_until(lambda: count(database, tables.interaction) == 1)
+    wait_until(lambda: count(database, tables.interaction) == 3)
     wait_until(lambda: not store.staged_files())
