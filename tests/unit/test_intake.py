@@ -19,6 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from typing_extensions import override
 
+from earmark import telemetry
 from earmark.database import core, tables
 from earmark.directory import Directory, NewAgent, NewNode
 from earmark.errors import Fault, RefusedError, TooLargeError, UnavailableError, Why
@@ -842,25 +843,42 @@ def test_what_waited_when_a_thread_died_is_kept_with_the_next(make):
     assert [one.file_name for one in kept] == ["first.wav", "next.wav"]
 
 
-def test_what_no_thread_can_take_is_not_kept_later(make, store, database, monkeypatch):
+def test_what_no_thread_can_take_is_not_kept_later(make, database, pool, monkeypatch):
+    def refuse(*_: Any) -> None:
+        raise RuntimeError("can't start new thread")
+
     async def refuse_once() -> None:
         intake = make()
-        submit = intake._commits._stages.submit
-
-        def refuse(*_: Any) -> None:
-            raise RuntimeError("can't start new thread")
-
         async with intake.stage(".wav") as stage:
             await stage.append(WAV)
             await stage.finish()
-            intake._commits._stages.submit = refuse
-            with pytest.raises(RuntimeError, match="new thread"):
-                await intake.commit(stage, submission("refused.wav"))
-            intake._commits._stages.submit = submit
+            with monkeypatch.context() as patch:
+                patch.setattr(pool, "submit", refuse)
+                with pytest.raises(RuntimeError, match="new thread"):
+                    await intake.commit(stage, submission("refused.wav"))
         await send(intake, WAV, submission("next.wav"))
 
     asyncio.run(refuse_once())
     assert count(database, tables.interaction) == 1
+
+
+def test_a_thread_that_serves_many_speaks_for_none_and_each_row_for_its_own(make, store, database):
+    told: list[telemetry.Origin] = []
+    store.on_publish = lambda: told.append(telemetry.origin.get())
+
+    async def upload(intake: Any, name: str) -> None:
+        telemetry.origin.set(telemetry.Origin(name))
+        await send(intake, WAV, submission(name))
+
+    async def both() -> None:
+        intake = make()
+        await asyncio.gather(*(upload(intake, name) for name in NAMES[:2]))
+
+    asyncio.run(both())
+    assert set(told) == {telemetry.Origin()}
+    with database.read(None) as scope:
+        rows = scope.rows(sa.select(tables.audit.c.request_id))
+    assert {row.request_id for row in rows} == set(NAMES[:2])
 
 
 def test_uploads_whose_loop_is_gone_are_kept_all_the_same(make, store, database):

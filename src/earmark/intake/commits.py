@@ -88,7 +88,8 @@ class Commits:
     def __init__(self, database: Database, stages: Stages) -> None:
         """Begins nothing yet."""
         self._database = database
-        self._stages = stages
+        self._store = stages.store
+        self._pool = stages.pool
         self._most = TOGETHER if database.is_sqlite else 1
         self._runners = RUNNERS if database.is_sqlite else RUNNERS_ALONE
         self._running = 0
@@ -110,7 +111,7 @@ class Commits:
     def _begin(self, first: Commit) -> None:
         """Has one more thread keep what waits."""
         try:
-            self._stages.submit(self._run)
+            self._pool.submit(self._run)  # in no request's context: it serves many
         except BaseException:
             self._waiting.remove(first)  # who is told that it is not kept must not find it kept
             raise
@@ -145,7 +146,7 @@ class Commits:
             _tell(batch)
 
     def _publish(self, batch: Sequence[Commit]) -> None:
-        failures = self._stages.store.publish([commit.content.staged for commit in batch])
+        failures = self._store.publish([commit.content.staged for commit in batch])
         for commit, failure in zip(batch, failures, strict=True):
             if failure is not None:
                 commit.give_up(failure)
