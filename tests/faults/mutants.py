@@ -39,10 +39,19 @@ class Mutant:
 CHANGE_IT = "change the mutant in tests/faults/mutants.py as the source was changed"
 
 _ACCEPTED = "Accepted(stage.id, submission.file_name, stage.size_bytes, bytes(32), now())"
+_BEGUN = "committing = self._commits.keep(self._commit(stage, submission, also))"
+_BEGUN_LATER = (
+    "commit = self._commit(stage, submission, also)\n"
+    "        committing = commit.accepted\n"
+    "        asyncio.get_running_loop().call_later(0.05, self._commits.keep, commit)"
+)
 ACKNOWLEDGED_EARLY = Mutant(
     "acknowledge before commit",
     "intake/__init__.py",
-    (("return await asyncio.shield(committing)", f"return {_ACCEPTED}"),),
+    (
+        (_BEGUN, _BEGUN_LATER),  # or else it is a race, which the commit may win
+        ("return await asyncio.shield(committing)", f"return {_ACCEPTED}"),
+    ),
 )
 DATA_UNSYNCED = Mutant(
     "no data fsync", "storage/local.py", (("os.fsync(self._descriptor)", "pass"),)

@@ -14,7 +14,7 @@ from alembic import command
 from alembic.config import Config
 
 from books import Books
-from earmark.database import Database, interactions, migrate, tables
+from earmark.database import Database, idempotency, interactions, migrate, tables
 from earmark.database.reservations import HOLD_SECONDS, Reservations
 from earmark.database.scope import Scope
 from earmark.errors import (
@@ -23,7 +23,7 @@ from earmark.errors import (
     TooManyUploadsError,
     UnavailableError,
 )
-from earmark.intake import Intake, Limits
+from earmark.intake import Intake, Limits, keyed
 from earmark.intake import reservations as intake_reservations
 from earmark.interactions import Interactions
 from earmark.model import Correction, Quota, Usage, new_id, now
@@ -396,19 +396,27 @@ def test_a_process_keeps_what_is_on_its_way_until_it_ends(
     asyncio.run(story())
 
 
+@pytest.mark.parametrize(
+    ("module", "keeper", "stored"),
+    [
+        (intake_reservations, intake_reservations.Reservations, Reservations),
+        (keyed, keyed.KeyedUploads, idempotency.Leases),
+    ],
+    ids=["reservations", "idempotency keys"],
+)
 def test_nothing_is_kept_while_nothing_is_on_its_way(
-    intake: Intake, monkeypatch: pytest.MonkeyPatch
+    intake: Intake, monkeypatch: pytest.MonkeyPatch, module: Any, keeper: Any, stored: Any
 ) -> None:
-    monkeypatch.setattr(intake_reservations, "KEEP_SECONDS", 0.01)
+    monkeypatch.setattr(module, "KEEP_SECONDS", 0.01)
     kept: list[object] = []
-    monkeypatch.setattr(Reservations, "keep", lambda _self, ids: kept.append(ids))
-    keep, looked = intake_reservations.Reservations._keep, threading.Event()
+    monkeypatch.setattr(stored, "keep", lambda _self, ids: kept.append(ids))
+    keep, looked = keeper._keep, threading.Event()
 
-    def keeping(self: intake_reservations.Reservations) -> None:
+    def keeping(self: Any) -> None:
         keep(self)
         looked.set()
 
-    monkeypatch.setattr(intake_reservations.Reservations, "_keep", keeping)
+    monkeypatch.setattr(keeper, "_keep", keeping)
 
     async def story() -> None:
         async with intake.tended():
