@@ -120,7 +120,7 @@ def test_of_two_uploads_that_overlap_none_is_missed(
 
 def _shard(scope: Scope) -> int:
     """Which part of the organization's total a connection counts in."""
-    return int(scope.connection.exec_driver_sql("SELECT pg_backend_pid() % 16").scalar_one())
+    return int(scope.connection.exec_driver_sql("SELECT mod(pg_backend_pid(), 16)").scalar_one())
 
 
 def _promise(intake: Intake, principal: Principal, scope: Scope, name: str) -> UUID:
