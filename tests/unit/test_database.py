@@ -17,7 +17,16 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import event
 
-from earmark.database import Database, core, migrate, processing, submissions, tables, workers
+from earmark.database import (
+    Database,
+    Piece,
+    core,
+    migrate,
+    processing,
+    submissions,
+    tables,
+    workers,
+)
 from earmark.errors import SettingsError, UnavailableError
 from earmark.model import (
     AgentSent,
@@ -223,6 +232,13 @@ def test_writers_of_many_threads_all_come_through(database, organization):
 # Work that shares a transaction
 
 
+def shared(database: Database, organization: UUID, work: Callable[[Scope], Any]) -> Any:
+    """Does one piece of work, with whatever else waits."""
+    piece = Piece(organization, work)
+    database.share([piece])
+    return piece.result()
+
+
 class Crew:
     """Threads whose pieces of work wait for one another's transactions."""
 
@@ -242,7 +258,7 @@ class Crew:
 
         def run() -> None:
             try:
-                self.results[name] = self.database.write_together(self.organization, work)
+                self.results[name] = shared(self.database, self.organization, work)
             except BaseException as error:  # noqa: BLE001 - whatever it is, it is told
                 self.results[name] = error
 
@@ -277,7 +293,7 @@ EVERY_NODE = sa.select(tables.hierarchy_node.c.name)
 
 
 def test_work_is_committed_and_gives_its_result(database, organization):
-    assert database.write_together(organization, adding("one")) == "one"
+    assert shared(database, organization, adding("one")) == "one"
     done = []
 
     def failing(scope: Scope) -> None:
@@ -285,7 +301,7 @@ def test_work_is_committed_and_gives_its_result(database, organization):
         adding("two", KeyError())(scope)
 
     with pytest.raises(KeyError):
-        database.write_together(organization, failing)
+        shared(database, organization, failing)
     assert done == ["two"], "alone, it is not done anew"
     assert names(database, organization, EVERY_NODE) == {"one"}
 
@@ -369,7 +385,7 @@ def test_what_cannot_be_committed_is_told_to_all(database, organization, crew, f
     assert kinds == {UnavailableError, told}
     assert names(database, organization, EVERY_NODE) == set()
     assert crew.results["a"] is not crew.results["b"]
-    assert database.write_together(organization, adding("since")) == "since"
+    assert shared(database, organization, adding("since")) == "since"
 
 
 @pytest.mark.parametrize("shared", [False, True])

@@ -11,7 +11,7 @@ import pytest
 import sqlalchemy as sa
 from structlog.testing import capture_logs
 
-from earmark.database import Database
+from earmark.database import Database, Piece
 from earmark.errors import UnavailableError
 
 if TYPE_CHECKING:
@@ -78,8 +78,10 @@ def test_a_piece_of_work_that_loses_its_connection_is_unavailable_with_all_other
         scope.connection.invalidate()  # type: ignore[attr-defined]
         raise UnavailableError("its connection is gone")
 
+    piece = Piece(None, fail)
+    words.share([piece])
     with pytest.raises(UnavailableError):
-        words.write_together(None, fail)
+        piece.result()
     say(words, "after")
 
 

@@ -113,18 +113,6 @@ class Database:
         for call in committed:
             call()
 
-    def write_together(self, organization_id: UUID | None, work: Callable[[Scope], T]) -> T:
-        """Does a piece of work in a transaction that others' work may share; returns its result.
-
-        See `share`, which does several.
-
-        Raises:
-            UnavailableError: as `write`.
-        """
-        piece = Piece(organization_id, work)
-        self.share([piece])
-        return piece.result()
-
     def share(self, pieces: Sequence[Piece[Any]]) -> None:
         """Does pieces of work, each of which then has its `result`.
 
