@@ -109,7 +109,7 @@ def show(base: str, server: subprocess.Popen[bytes], began: float) -> None:
     if record["transcript"]:
         print("\nThe transcript:")
         print(read(f"{address}/transcript.txt", token).decode(), end="")
-    print(f"\nOpen {base}/openapi.json for the API, {base}/health/ready for its health.")
+    print(f"\nOpen {base}/docs for the API, {base}/health/ready for its health.")
     print(f'Try:\n  curl -sS -H "Authorization: Bearer {token}" {address}')
 
 
